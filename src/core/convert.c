@@ -207,7 +207,7 @@ void fk_store_f64(fk_type type, void *p, int64_t index, double v) {
       STORE(uint16_t, bf16_from_f64(v));
       return;
     case FK_F8_E4M3FN:
-      STORE(uint8_t, f8_from_f64(v, 3, 7, 0x7f));
+      STORE(uint8_t, f8_from_f64(v, 3, 7, 0x7e));
       return;
     case FK_F8_E5M2:
       STORE(uint8_t, f8_from_f64(v, 2, 15, 0x7c));
@@ -368,8 +368,8 @@ static void convert_floats(fk_type to, char *dst, fk_type from, const char *src,
   float block[BLOCK], table[256];
   if (fk_type_bits(from) == 8)
     for (int b = 0; b < 256; b++) {
-      uint8_t byte = (uint8_t)b;
-      table[b] = (float)fk_load_f64(from, &byte, 0);
+      uint64_t room = (uint64_t)b; /* wide enough for any type, which keeps compilers calm */
+      table[b] = (float)fk_load_f64(from, &room, 0);
     }
   for (int64_t i = 0; i < n; i += BLOCK) { /* BLOCK is even: a block of float4 starts at a byte */
     int64_t count = n - i < BLOCK ? n - i : BLOCK;

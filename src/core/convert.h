@@ -5,8 +5,10 @@
  *
  * Rounding is to nearest, ties to even, once: a double goes straight to the target. Beyond the largest number
  *  - float32, float16, bfloat16, float8_e5m2 give infinity;
- *  - float8_e4m3fn and float8_e8m0fnu have no infinity and give NaN (what PyTorch's .to() does);
- *  - float4_e2m1fn has neither and saturates at 6; NaN becomes +6.
+ *  - float8_e4m3fn, which has no infinity, saturates at 448, infinity included (as PyTorch 2.15's .to() does; older
+ *    ones gave NaN);
+ *  - float8_e8m0fnu gives NaN (also PyTorch);
+ *  - float4_e2m1fn saturates at 6 and, having no NaN, stores it as +6.
  * NaN stays NaN: it keeps its sign, becomes quiet, and keeps the leading payload bits that fit in 16, 32 and 64 bits.
  * float8_e8m0fnu has no sign (the magnitude is kept, as PyTorch does) and no zero (zero becomes 2^-127). */
 #ifndef FK_CORE_CONVERT_H

@@ -1,0 +1,1 @@
+# Filled by the packaging step: headers, libraries, pkg-config and CMake package.

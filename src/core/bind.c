@@ -1,0 +1,356 @@
+#include "core/bind.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* "[2, 3, 4]" for messages. */
+static const char *shape_text(const fk_tensor *t, char *text, size_t size) {
+  size_t used = (size_t)snprintf(text, size, "[");
+  for (int32_t i = 0; i < t->ndim && used < size; i++)
+    used += (size_t)snprintf(text + used, size - used, "%s%lld", i ? ", " : "", (long long)t->shape[i]);
+  if (used < size) snprintf(text + used, size - used, "]");
+  return text;
+}
+
+/* "[rows..., hidden_size]" for messages. */
+static const char *expected_text(const fk_task *task, const fk_shape *shape, char *text, size_t size) {
+  size_t used = (size_t)snprintf(text, size, "[");
+  for (int32_t i = 0; i < shape->ndim && used < size; i++) {
+    const fk_dim *d = &shape->dims[i];
+    const char *comma = i ? ", " : "", *dots = i == 0 && shape->ellipsis ? "..." : "";
+    if (d->symbol >= 0)
+      used += (size_t)snprintf(text + used, size - used, "%s%s%s", comma, task->symbols[d->symbol].name, dots);
+    else if (d->expr)
+      used += (size_t)snprintf(text + used, size - used, "%s%s", comma, fk_expr_text(d->expr));
+    else
+      used += (size_t)snprintf(text + used, size - used, "%s%lld", comma, (long long)d->literal);
+  }
+  if (used < size) snprintf(text + used, size - used, "]");
+  return text;
+}
+
+static fk_status shape_error(const fk_task *task, const fk_arg *arg, const fk_shape *shape, const fk_tensor *t,
+                             const char *why) {
+  char expected[256], got[256];
+  return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected shape %s, got %s%s", task->name, arg->name,
+                 expected_text(task, shape, expected, sizeof expected), shape_text(t, got, sizeof got), why);
+}
+
+/* ---- Attributes ------------------------------------------------------------------------------------------ */
+
+static fk_status bind_attribute(const fk_task *task, const fk_arg *arg, const fk_any *any, fk_binding *b) {
+  bool is_int = any->type_index == FK_ANY_INT || any->type_index == FK_ANY_BOOL;
+  if (!is_int && !(any->type_index == FK_ANY_FLOAT && arg->type == FK_ATTR_FLOAT))
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected %s, got %s", task->name, arg->name,
+                   arg->type == FK_ATTR_FLOAT ? "a number" : "an integer",
+                   any->type_index == FK_ANY_FLOAT ? "a float"
+                   : fk_arg_tensor(any)            ? "a tensor"
+                                                   : "None");
+  double value = is_int ? (double)any->v.i : any->v.f;
+  if (!(value >= arg->min && value <= arg->max))
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected a value from %g to %g, got %g", task->name, arg->name, arg->min,
+                   arg->max, value);
+  if (arg->symbol >= 0) b->symbols[arg->symbol] = any->v.i;
+  return FK_OK;
+}
+
+/* ---- Dtypes, devices, strides ---------------------------------------------------------------------------- */
+
+static fk_status dtype_error(const fk_task *task, const fk_arg *arg, const fk_any *args, fk_type got) {
+  if (arg->same_dtype_as >= 0) {
+    const fk_tensor *like = fk_arg_tensor(&args[arg->same_dtype_as]);
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected dtype %s as %s has, got %s", task->name, arg->name,
+                   fk_type_name(fk_type_of(like)), task->args[arg->same_dtype_as].name, fk_type_name(got));
+  }
+  static const fk_type all[] = {FK_F32, FK_BF16, FK_F16,  FK_F64,       FK_I32,     FK_I64,     FK_I16,
+                                FK_I8,  FK_U8,   FK_BOOL, FK_F8_E4M3FN, FK_F8_E5M2, FK_F8_E8M0, FK_F4_E2M1};
+  char list[256] = "";
+  for (size_t i = 0, used = 0; i < sizeof all / sizeof *all; i++)
+    if (arg->dtypes & fk_type_bit(all[i]))
+      used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", used ? " or " : "", fk_type_name(all[i]));
+  return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected dtype %s, got %s", task->name, arg->name, list,
+                 fk_type_name(got));
+}
+
+/* On ref every float may also be double and every integer int64: that is how the oracle runs. */
+static bool dtype_fits(const fk_arg *arg, fk_backend backend, const fk_any *args, fk_type got) {
+  if (arg->same_dtype_as >= 0) {
+    const fk_tensor *like = fk_arg_tensor(&args[arg->same_dtype_as]);
+    return !like || fk_type_of(like) == got;
+  }
+  uint32_t bit = fk_type_bit(got);
+  if (arg->dtypes & bit) return true;
+  if (backend != FK_REF) return false;
+  if (got == FK_F64)
+    return arg->dtypes & (fk_type_bit(FK_F32) | fk_type_bit(FK_BF16) | fk_type_bit(FK_F16) | fk_type_bit(FK_F8_E4M3FN) |
+                          fk_type_bit(FK_F8_E5M2));
+  return got == FK_I64 && (arg->dtypes & (fk_type_bit(FK_I32) | fk_type_bit(FK_U8) | fk_type_bit(FK_I8)));
+}
+
+static fk_status check_memory(const fk_task *task, const fk_arg *arg, fk_backend backend, const fk_tensor *t) {
+  int32_t want = backend == FK_CUDA ? FK_DL_CUDA : FK_DL_CPU;
+  if (t->device.type != want)
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected a tensor of DLPack device %d, got %d", task->name, arg->name,
+                   want, t->device.type);
+  if (!t->data && backend != FK_META && fk_numel(t) > 0)
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: the tensor has no data", task->name, arg->name);
+  return FK_OK;
+}
+
+static fk_status check_strides(const fk_task *task, const fk_arg *arg, const fk_tensor *t) {
+  if (!t->strides || t->ndim == 0 || arg->strides == FK_STRIDES_ANY) return FK_OK;
+  if (arg->strides == FK_STRIDES_CONTIGUOUS && !fk_is_contiguous(t))
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected a contiguous tensor", task->name, arg->name);
+  if (t->shape[t->ndim - 1] > 1 && t->strides[t->ndim - 1] != 1)
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected stride 1 along the last dimension, got %lld", task->name,
+                   arg->name, (long long)t->strides[t->ndim - 1]);
+  return FK_OK;
+}
+
+/* ---- Shapes ---------------------------------------------------------------------------------------------- */
+
+/* Binds an axis to a size, or compares it. */
+static bool bind_axis(fk_binding *b, int symbol, int64_t size) {
+  if (b->symbols[symbol] == FK_UNBOUND) b->symbols[symbol] = size;
+  return b->symbols[symbol] == size;
+}
+
+static bool bind_lead(fk_binding *b, int symbol, const fk_tensor *t, int32_t ndim) {
+  int64_t product = 1;
+  for (int32_t i = 0; i < ndim; i++)
+    if (__builtin_mul_overflow(product, t->shape[i], &product)) return false;
+  if (b->lead_ndim < 0) {
+    b->lead_ndim = ndim;
+    memcpy(b->lead, t->shape, (size_t)ndim * sizeof *b->lead);
+  }
+  return b->lead_ndim == ndim && memcmp(b->lead, t->shape, (size_t)ndim * sizeof *b->lead) == 0 &&
+         bind_axis(b, symbol, product);
+}
+
+/* Binds the bare axes of a tensor's shape; computed dimensions are compared once everything is bound. */
+static fk_status bind_shape(const fk_task *task, const fk_arg *arg, const fk_shape *shape, const fk_tensor *t,
+                            fk_binding *b) {
+  int32_t lead = shape->ellipsis ? t->ndim - (shape->ndim - 1) : 0;
+  if (lead < 0 || (!shape->ellipsis && t->ndim != shape->ndim) || t->ndim > FK_MAX_DIMS)
+    return shape_error(task, arg, shape, t, "");
+  if (shape->ellipsis && !bind_lead(b, shape->dims[0].symbol, t, lead))
+    return shape_error(task, arg, shape, t, ": the leading dimensions differ from another tensor's");
+  for (int32_t i = shape->ellipsis; i < shape->ndim; i++) {
+    const fk_dim *d = &shape->dims[i];
+    int64_t size = t->shape[shape->ellipsis ? lead + i - 1 : i];
+    if (size < 0) return shape_error(task, arg, shape, t, ": a dimension is negative");
+    if (d->symbol >= 0 && !bind_axis(b, d->symbol, size)) {
+      char why[160];
+      snprintf(why, sizeof why, ": %s is %lld elsewhere", task->symbols[d->symbol].name,
+               (long long)b->symbols[d->symbol]);
+      return shape_error(task, arg, shape, t, why);
+    }
+    if (d->symbol < 0 && !d->expr && size != d->literal) return shape_error(task, arg, shape, t, "");
+  }
+  return FK_OK;
+}
+
+static fk_status check_computed_dims(const fk_task *task, const fk_arg *arg, const fk_shape *shape, const fk_tensor *t,
+                                     const fk_binding *b) {
+  for (int32_t i = 0; i < shape->ndim; i++) {
+    const fk_dim *d = &shape->dims[i];
+    if (!d->expr) continue;
+    int64_t want, size = t->shape[i + t->ndim - shape->ndim];
+    if (!fk_expr_is_bound(d->expr, b->symbols)) return shape_error(task, arg, shape, t, ": an axis in it is unknown");
+    FK_TRY(fk_expr_eval(d->expr, b->symbols, NULL, &want));
+    if (size == want) continue;
+    char why[160];
+    snprintf(why, sizeof why, ": %s is %lld", fk_expr_text(d->expr), (long long)want);
+    return shape_error(task, arg, shape, t, why);
+  }
+  return FK_OK;
+}
+
+/* The first layout whose ranks and absences fit the given tensors. Rank decides, so that a wrong size is reported
+ * against the layout the caller meant. */
+static int choose_layout(const fk_task *task, const fk_any *args, int32_t num_args) {
+  for (int layout = 0; layout < task->num_layouts; layout++) {
+    bool fits = true;
+    for (int i = 0; i < num_args && fits; i++) {
+      const fk_arg *arg = &task->args[i];
+      if (arg->role == FK_ATTRIBUTE) continue;
+      const fk_tensor *t = fk_arg_tensor(&args[i]);
+      const fk_shape *s = &arg->shapes[layout];
+      fits = t ? !s->absent && (s->ellipsis ? t->ndim >= s->ndim - 1 : t->ndim == s->ndim) : s->absent || arg->optional;
+    }
+    if (fits) return layout;
+  }
+  return -1;
+}
+
+static fk_status no_layout(const fk_task *task) {
+  char names[256] = "";
+  for (int i = 0, used = 0; i < task->num_layouts && used < 200; i++)
+    used += snprintf(names + used, sizeof names - (size_t)used, "%s%s", i ? ", " : "", task->layouts[i]);
+  return fk_fail(FK_ERROR_ARGUMENT, "%s: the given tensors' ranks fit no layout (%s)", task->name, names);
+}
+
+static fk_status bind_tensor(const fk_task *task, const fk_arg *arg, fk_backend backend, const fk_any *args,
+                             const fk_any *any, fk_binding *b) {
+  const fk_shape *shape = &arg->shapes[b->layout];
+  const fk_tensor *t = fk_arg_tensor(any);
+  if (!t) {
+    if (any->type_index != FK_ANY_NONE)
+      return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected a tensor, got a number", task->name, arg->name);
+    return arg->optional ? FK_OK : fk_fail(FK_ERROR_ARGUMENT, "%s: %s: the tensor is missing", task->name, arg->name);
+  }
+  if (shape->absent)
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: must not be given in layout %s", task->name, arg->name,
+                   task->layouts[b->layout]);
+  fk_type type = fk_type_of(t);
+  if (!dtype_fits(arg, backend, args, type)) return dtype_error(task, arg, args, type);
+  FK_TRY(check_memory(task, arg, backend, t));
+  FK_TRY(check_strides(task, arg, t));
+  return bind_shape(task, arg, shape, t, b);
+}
+
+/* An output may share an input's memory only where the definition says so. */
+static fk_status check_aliases(const fk_task *task, const fk_any *args) {
+  for (int o = task->num_args - task->num_outputs; o < task->num_args; o++) {
+    const fk_tensor *out = fk_arg_tensor(&args[o]);
+    if (!out || !out->data || fk_numel(out) == 0) continue;
+    for (int i = 0; i < o; i++) {
+      const fk_tensor *in = task->args[i].role == FK_ATTRIBUTE ? NULL : fk_arg_tensor(&args[i]);
+      if (!in || !in->data || fk_data(in) != fk_data(out) || fk_numel(in) == 0) continue;
+      const int *allowed = task->args[o].may_alias;
+      while (allowed && *allowed >= 0 && *allowed != i) allowed++;
+      if (!allowed || *allowed < 0)
+        return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: must not be the memory of %s", task->name, task->args[o].name,
+                       task->args[i].name);
+    }
+  }
+  return FK_OK;
+}
+
+/* Binds the first num_args arguments (all of them, or all but the outputs for shape inference). */
+static fk_status bind_args(const fk_task *task, fk_backend backend, const fk_any *args, int32_t num_args,
+                           fk_binding *b) {
+  for (int i = 0; i < task->num_symbols; i++) b->symbols[i] = FK_UNBOUND;
+  b->lead_ndim = -1;
+  b->layout = task->num_layouts ? choose_layout(task, args, num_args) : 0;
+  if (b->layout < 0) return no_layout(task);
+  for (int i = 0; i < num_args; i++) {
+    const fk_arg *arg = &task->args[i];
+    if (arg->role == FK_ATTRIBUTE) FK_TRY(bind_attribute(task, arg, &args[i], b));
+  }
+  for (int i = 0; i < num_args; i++) {
+    const fk_arg *arg = &task->args[i];
+    if (arg->role != FK_ATTRIBUTE) FK_TRY(bind_tensor(task, arg, backend, args, &args[i], b));
+  }
+  for (int i = 0; i < num_args; i++) {
+    const fk_tensor *t = task->args[i].role == FK_ATTRIBUTE ? NULL : fk_arg_tensor(&args[i]);
+    if (t) FK_TRY(check_computed_dims(task, &task->args[i], &task->args[i].shapes[b->layout], t, b));
+  }
+  for (int i = 0; i < task->num_constraints; i++) {
+    int64_t holds;
+    if (!fk_expr_is_bound(task->constraints[i], b->symbols)) continue;
+    fk_status status = fk_expr_eval(task->constraints[i], b->symbols, args, &holds);
+    if (status) return fk_fail_in(status, "%s", task->name);
+    if (!holds)
+      return fk_fail(FK_ERROR_ARGUMENT, "%s: the constraint %s does not hold", task->name,
+                     fk_expr_text(task->constraints[i]));
+  }
+  return FK_OK;
+}
+
+fk_status fk_bind(const fk_task *task, fk_backend backend, const fk_any *args, int32_t num_args, fk_binding *b) {
+  if (num_args != task->num_args)
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: expected %d arguments, got %d", task->name, task->num_args, num_args);
+  FK_TRY(bind_args(task, backend, args, num_args, b));
+  return check_aliases(task, args);
+}
+
+fk_status fk_binding_finish(const fk_task *task, const fk_any *args, fk_binding *b) {
+  for (int i = 0; i < task->num_symbols; i++) {
+    const fk_symbol *s = &task->symbols[i];
+    if (s->kind != FK_AXIS_EXPR || b->symbols[i] != FK_UNBOUND || !fk_expr_is_bound(s->expr, b->symbols)) continue;
+    int64_t value;
+    fk_status status = fk_expr_eval(s->expr, b->symbols, args, &value);
+    if (status) return fk_fail_in(status, "%s: %s", task->name, s->name);
+    b->symbols[i] = value;
+  }
+  return FK_OK;
+}
+
+/* ---- Shapes, FLOPs and bytes from a binding -------------------------------------------------------------- */
+
+fk_status fk_shape_eval(const fk_task *task, const fk_arg *arg, const fk_binding *b, int64_t *shape, int32_t *ndim) {
+  const fk_shape *s = &arg->shapes[b->layout];
+  int32_t n = 0;
+  for (int32_t i = 0; i < s->ndim; i++) {
+    const fk_dim *d = &s->dims[i];
+    if (i == 0 && s->ellipsis && b->lead_ndim >= 0) {
+      if (b->lead_ndim + s->ndim - 1 > FK_MAX_DIMS)
+        return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: more than %d dimensions", task->name, arg->name, FK_MAX_DIMS);
+      memcpy(shape, b->lead, (size_t)b->lead_ndim * sizeof *shape);
+      n = b->lead_ndim;
+      continue;
+    }
+    int64_t size = d->literal;
+    if (d->symbol >= 0) size = b->symbols[d->symbol];
+    if (d->expr) {
+      if (!fk_expr_is_bound(d->expr, b->symbols))
+        size = FK_UNBOUND;
+      else
+        FK_TRY(fk_expr_eval(d->expr, b->symbols, NULL, &size));
+    }
+    if (size < 0) {
+      const char *name = d->symbol >= 0 ? task->symbols[d->symbol].name : fk_expr_text(d->expr);
+      return size == FK_UNBOUND
+                 ? fk_fail(FK_ERROR_ARGUMENT, "%s: %s: axis %s has no value", task->name, arg->name, name)
+                 : fk_fail(FK_ERROR_ARGUMENT, "%s: %s: %s is negative", task->name, arg->name, name);
+    }
+    shape[n++] = size;
+  }
+  *ndim = n;
+  return FK_OK;
+}
+
+fk_status fk_infer(const fk_task *task, fk_backend backend, const fk_any *args, int32_t output, int64_t *shape,
+                   int32_t *ndim, fk_type *type) {
+  fk_binding b;
+  int32_t given = task->num_args - task->num_outputs;
+  FK_TRY(bind_args(task, backend, args, given, &b));
+  const fk_arg *arg = &task->args[given + output];
+  const fk_tensor *like = arg->same_dtype_as >= 0 ? fk_arg_tensor(&args[arg->same_dtype_as]) : NULL;
+  static const fk_type order[] = {FK_F32, FK_I64,  FK_I32, FK_BF16,      FK_F16,
+                                  FK_U8,  FK_BOOL, FK_I8,  FK_F8_E4M3FN, FK_F8_E5M2};
+  *type = like ? fk_type_of(like) : FK_F32;
+  for (size_t i = 0; !like && i < sizeof order / sizeof *order; i++) {
+    if (!(arg->dtypes & fk_type_bit(order[i]))) continue;
+    *type = order[i];
+    break;
+  }
+  if (backend == FK_REF && !like) *type = fk_type_is_float(*type) ? FK_F64 : fk_type_is_int(*type) ? FK_I64 : *type;
+  return fk_shape_eval(task, arg, &b, shape, ndim);
+}
+
+fk_status fk_task_flops(const fk_task *task, const fk_any *args, const fk_binding *b, double *flops) {
+  int64_t value;
+  *flops = 0;
+  FK_TRY(fk_expr_eval(task->flops, b->symbols, args, &value));
+  *flops = (double)value;
+  return FK_OK;
+}
+
+fk_status fk_task_bytes(const fk_task *task, const fk_any *args, const fk_binding *b, double *bytes) {
+  *bytes = 0;
+  if (task->bytes) {
+    int64_t value;
+    FK_TRY(fk_expr_eval(task->bytes, b->symbols, args, &value));
+    *bytes = (double)value;
+    return FK_OK;
+  }
+  for (int i = 0; i < task->num_args; i++) {
+    const fk_tensor *t = task->args[i].role == FK_ATTRIBUTE ? NULL : fk_arg_tensor(&args[i]);
+    if (!t) continue;
+    double size = (double)fk_numel(t) * (double)fk_type_bits(fk_type_of(t)) / 8;
+    *bytes += task->args[i].inout ? 2 * size : size;
+  }
+  return FK_OK;
+}

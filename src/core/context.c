@@ -1,0 +1,178 @@
+#include "core/context.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+const char *fk_backend_name(fk_backend backend) {
+  static const char *const names[] = {"ref", "cpu", "cuda", "meta"};
+  return (unsigned)backend < FK_BACKENDS ? names[backend] : "?";
+}
+
+/* The built-in implementation of a task on a device: a kernel where there is one, else the composition. */
+static fk_impl builtin(fk_context *ctx, const fk_task_entry *entry, int isa) {
+  fk_impl impl = {.self = ctx};
+  if (ctx->backend == FK_REF) impl.fn = entry->ref;
+  for (; ctx->backend == FK_CPU && isa >= 0 && !impl.fn; isa--) impl.fn = entry->cpu[isa];
+  /* meta expands compositions even where a device has a fused kernel: a capture wants every level. */
+  if (!impl.fn && entry->compose) impl = (fk_impl){.fn = entry->compose, .self = ctx, .composite = true};
+  return impl;
+}
+
+fk_status fk_context_create(const fk_context_options *options, fk_context **out) {
+  *out = NULL;
+  if ((unsigned)options->backend >= FK_BACKENDS)
+    return fk_fail(FK_ERROR_ARGUMENT, "context: expected a backend from 0 to %d, got %d", FK_BACKENDS - 1,
+                   (int)options->backend);
+  if (options->backend == FK_CUDA) return fk_fail(FK_ERROR_UNSUPPORTED, "context: this build has no CUDA device");
+  int count;
+  const fk_task *const *tasks = fk_tasks(&count);
+  if (!tasks) return FK_ERROR_MEMORY;
+  fk_context *ctx = calloc(1, sizeof *ctx);
+  fk_impl *impls = calloc((size_t)count + 1, sizeof *impls);
+  if (!ctx || !impls) {
+    free(ctx);
+    free(impls);
+    return fk_fail(FK_ERROR_MEMORY, "context: cannot allocate");
+  }
+  *ctx = (fk_context){.backend = options->backend, .unchecked = options->unchecked, .impls = impls};
+  fk_arena_init(&ctx->host, &fk_host_memory, 0);
+  int isa = fk_cpu_isa();
+  for (int i = 0; i < count; i++) impls[tasks[i]->index] = builtin(ctx, fk_task_entry_of(tasks[i]), isa);
+  ctx->num_threads = options->num_threads;
+#ifdef _OPENMP
+  /* OpenMP's thread count belongs to the calling thread, as the context does. */
+  if (options->num_threads > 0) omp_set_num_threads(options->num_threads);
+  ctx->num_threads = omp_get_max_threads();
+#endif
+  *out = ctx;
+  return FK_OK;
+}
+
+void fk_context_destroy(fk_context *ctx) {
+  if (!ctx) return;
+  fk_arena_destroy(&ctx->host);
+  free(ctx->impls);
+  free(ctx);
+}
+
+fk_backend fk_context_backend(const fk_context *ctx) {
+  return ctx->backend;
+}
+
+void fk_context_record(fk_context *ctx, fk_recorder *recorder) {
+  ctx->recorder = recorder;
+}
+
+void fk_context_reset(fk_context *ctx) {
+  fk_arena_rewind(&ctx->host, (fk_arena_mark){0});
+  ctx->pending = FK_OK;
+}
+
+/* ---- Overrides ------------------------------------------------------------------------------------------- */
+
+fk_status fk_override_fn(fk_context *ctx, const char *name, fk_kernel_fn fn, void *self) {
+  const fk_task *task = fk_task_find(name);
+  if (!task) return FK_ERROR_NOT_FOUND;
+  ctx->impls[task->index] = (fk_impl){.fn = fn, .self = self, .foreign = true};
+  return FK_OK;
+}
+
+/* ISO C has no cast from object to function pointer; POSIX gives the bits. */
+static fk_kernel_fn symbol(void *library, const char *format, const char *task) {
+  char name[256];
+  snprintf(name, sizeof name, format, task);
+  void *address = dlsym(library, name);
+  fk_kernel_fn fn;
+  memcpy(&fn, &address, sizeof fn);
+  return fn;
+}
+
+fk_status fk_override(fk_context *ctx, const char *name, const char *path) {
+  const fk_task *task = fk_task_find(name);
+  if (!task) return FK_ERROR_NOT_FOUND;
+  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!library) return fk_fail(FK_ERROR_NOT_FOUND, "%s: cannot load: %s", path, dlerror());
+  fk_kernel_fn fn = symbol(library, "__tvm_ffi_%s", name);
+  if (!fn) return fk_fail(FK_ERROR_NOT_FOUND, "%s: exports no symbol __tvm_ffi_%s", path, name);
+  ctx->impls[task->index] =
+      (fk_impl){.fn = fn, .workspace = symbol(library, "__tvm_ffi_%s_workspace", name), .foreign = true};
+  return FK_OK;
+}
+
+/* ---- Calls ----------------------------------------------------------------------------------------------- */
+
+/* Asks a candidate how much scratch it wants and appends it as the last argument. */
+static fk_status with_workspace(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args,
+                                fk_any *extended) {
+  fk_any result = {0};
+  if (impl->workspace(impl->self, args, task->num_args, &result) != 0) return FK_ERROR_KERNEL;
+  if (result.type_index != FK_ANY_INT || result.v.i < 0)
+    return fk_fail(FK_ERROR_KERNEL, "%s_workspace: expected a byte count as result", task->name);
+  fk_tensor *scratch = fk_empty(ctx, FK_U8, result.v.i);
+  if (!scratch) return FK_ERROR_MEMORY;
+  memcpy(extended, args, (size_t)task->num_args * sizeof *args);
+  extended[task->num_args] = fk_any_tensor(scratch);
+  return FK_OK;
+}
+
+static fk_status run(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args) {
+  fk_any result = {0}, extended[FK_MAX_ARGS + 1];
+  if (!impl->fn) {
+    if (ctx->backend == FK_META) return FK_OK; /* a leaf: its shapes were checked, there is nothing to compute */
+    return fk_fail(FK_ERROR_UNSUPPORTED, "no implementation for device %s", fk_backend_name(ctx->backend));
+  }
+  if (ctx->backend == FK_REF && !impl->composite) return fk_ref_run(ctx, task, impl, args);
+  int32_t n = task->num_args;
+  if (impl->workspace) {
+    FK_TRY(with_workspace(ctx, task, impl, args, extended));
+    args = extended;
+    n++;
+  }
+  int rc = impl->fn(impl->self, args, n, &result);
+  /* Built-in code returns minus its status; a candidate returns -1. */
+  if (rc == 0) return FK_OK;
+  return impl->foreign || rc > 0 || rc < -FK_ERROR_KERNEL ? FK_ERROR_KERNEL : (fk_status)-rc;
+}
+
+static fk_status call_recorded(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args,
+                               fk_binding *binding) {
+  fk_recorder *recorder = ctx->recorder;
+  /* An expression over data that has none stays unbound: the recorder sees what is known. */
+  (void)fk_binding_finish(task, args, binding);
+  fk_status status = FK_OK;
+  if (recorder->enter(recorder, ctx, task, args, binding)) status = run(ctx, task, impl, args);
+  recorder->leave(recorder, ctx, task, args, status);
+  return status;
+}
+
+fk_status fk_call_task(fk_context *ctx, const fk_task *task, const fk_any *args, int32_t num_args) {
+  fk_status status = ctx->pending;
+  if (status) {
+    ctx->pending = FK_OK;
+    return fk_fail_in(status, "%s", task->name);
+  }
+  const fk_impl *impl = &ctx->impls[task->index];
+  fk_arena_mark mark = fk_arena_save(&ctx->host);
+  if (ctx->recorder || !ctx->unchecked) {
+    fk_binding binding;
+    status = fk_bind(task, ctx->backend, args, num_args, &binding);
+    if (status) return status; /* already names the task */
+    status = ctx->recorder ? call_recorded(ctx, task, impl, args, &binding) : run(ctx, task, impl, args);
+  } else {
+    status = run(ctx, task, impl, args);
+  }
+  fk_arena_rewind(&ctx->host, mark); /* the task's temporaries end with it */
+  if (!status) return FK_OK;
+  ctx->pending = FK_OK;
+  return fk_fail_in(status, "%s", task->name);
+}
+
+fk_status fk_call_array(fk_context *ctx, const char *name, const fk_any *args, int32_t num_args) {
+  const fk_task *task = fk_task_find(name);
+  return task ? fk_call_task(ctx, task, args, num_args) : FK_ERROR_NOT_FOUND;
+}

@@ -1,0 +1,44 @@
+/* Context: what one thread needs to compute tasks on one device. The public half is fastkernels.h. */
+#ifndef FK_CORE_CONTEXT_H
+#define FK_CORE_CONTEXT_H
+
+#include "core/bind.h"
+#include "core/registry.h"
+
+/* Sees every call of every level, in order: enter before a task runs, leave after. */
+typedef struct fk_recorder {
+  /* binding holds the call's axes (expression axes too, where readable). Returning false skips the task: only for
+   * meta contexts, where a composite that was seen before need not be expanded again. */
+  bool (*enter)(struct fk_recorder *self, fk_context *ctx, const fk_task *task, const fk_any *args,
+                const fk_binding *binding);
+  /* Called for each entered task, skipped ones included. */
+  void (*leave)(struct fk_recorder *self, fk_context *ctx, const fk_task *task, const fk_any *args, fk_status status);
+} fk_recorder;
+
+/* What a context runs for one task. */
+typedef struct fk_impl {
+  fk_kernel_fn fn;
+  void *self;             /* the context for built-in code, else the override's */
+  fk_kernel_fn workspace; /* __tvm_ffi_<task>_workspace of a candidate, or NULL */
+  bool composite;         /* compose.c: runs on any device by calling other tasks */
+  bool foreign;           /* an override */
+} fk_impl;
+
+struct fk_context {
+  fk_backend backend;
+  bool unchecked;
+  int num_threads;
+  fk_arena host;  /* descriptors, and temporaries of host devices */
+  fk_impl *impls; /* by task->index */
+  fk_recorder *recorder;
+  fk_status pending; /* a failed fk_empty or view, reported by the next call */
+  int depth;
+};
+
+/* recorder may be NULL; it must outlive its use. */
+void fk_context_record(fk_context *ctx, fk_recorder *recorder);
+
+/* Runs fn on contiguous double and int64 copies of the tensors, and copies what it wrote back (device/ref.c). */
+fk_status fk_ref_run(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args);
+
+#endif

@@ -1,0 +1,175 @@
+/* Tensors as temporaries and views of a context (fastkernels.h). */
+#include <string.h>
+
+#include "core/context.h"
+#include "core/convert.h"
+
+bool fk_is_contiguous(const fk_tensor *t) {
+  if (!t->strides) return true;
+  int64_t expect = 1;
+  for (int32_t i = t->ndim - 1; i >= 0; i--) {
+    if (t->shape[i] == 0) return true;
+    if (t->shape[i] != 1 && t->strides[i] != expect) return false;
+    expect *= t->shape[i];
+  }
+  return true;
+}
+
+static fk_tensor *failed(fk_context *ctx, fk_status status) {
+  ctx->pending = status;
+  return NULL;
+}
+
+/* A descriptor with its shape and strides behind it; strides are filled as contiguous. */
+static fk_tensor *descriptor(fk_context *ctx, fk_type type, const int64_t *shape, int32_t ndim) {
+  if (ndim < 0 || ndim > FK_MAX_DIMS)
+    return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "tensor: expected 0 to %d dimensions, got %d", FK_MAX_DIMS, ndim));
+  size_t dims = (size_t)ndim * sizeof(int64_t);
+  fk_tensor *t = fk_arena_alloc(&ctx->host, sizeof *t + 2 * dims, 16);
+  if (!t) return failed(ctx, FK_ERROR_MEMORY);
+  *t = (fk_tensor){.device = {FK_DL_CPU, 0}, .ndim = ndim, .dtype = fk_dtype_from(type)};
+  t->shape = (int64_t *)(t + 1);
+  t->strides = t->shape + ndim;
+  memcpy(t->shape, shape, dims);
+  int64_t stride = 1;
+  for (int32_t i = ndim - 1; i >= 0; i--) {
+    t->strides[i] = stride;
+    int64_t size = shape[i] > 0 ? shape[i] : 1;
+    if (shape[i] < 0 || __builtin_mul_overflow(stride, size, &stride) || stride > INT64_MAX / 16)
+      return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "tensor: dimension %d is %lld: negative or too large", i,
+                                 (long long)shape[i]));
+  }
+  return t;
+}
+
+fk_tensor *fk_empty_shape(fk_context *ctx, fk_type type, const int64_t *shape, int32_t ndim) {
+  fk_tensor *t = descriptor(ctx, type, shape, ndim);
+  if (!t || (ctx->backend == FK_META && fk_type_is_float(type))) return t;
+  size_t bytes = fk_type_bytes(type, fk_numel(t));
+  t->data = fk_arena_alloc(&ctx->host, bytes, 64);
+  if (!t->data) return failed(ctx, FK_ERROR_MEMORY);
+  /* Integers that nobody computes on meta must still be readable. */
+  if (ctx->backend == FK_META) memset(t->data, 0, bytes);
+  return t;
+}
+
+fk_tensor *fk_empty_like(fk_context *ctx, const fk_tensor *like) {
+  return fk_empty_shape(ctx, fk_type_of(like), like->shape, like->ndim);
+}
+
+fk_tensor *fk_wrap(fk_context *ctx, void *data, fk_type type, const int64_t *shape, int32_t ndim,
+                   const int64_t *strides) {
+  fk_tensor *t = descriptor(ctx, type, shape, ndim);
+  if (!t) return NULL;
+  t->data = data;
+  if (strides) memcpy(t->strides, strides, (size_t)ndim * sizeof *strides);
+  return t;
+}
+
+static fk_tensor *view_of(fk_context *ctx, const fk_tensor *t, const int64_t *shape, int32_t ndim) {
+  fk_tensor *v = descriptor(ctx, fk_type_of(t), shape, ndim);
+  if (!v) return NULL;
+  v->data = t->data;
+  v->device = t->device;
+  v->byte_offset = t->byte_offset;
+  return v;
+}
+
+/* Splits and merges dimensions as far as strides allow: merged dimensions must lie one after the other in memory. */
+static bool view_strides(const fk_tensor *t, fk_tensor *v) {
+  int32_t i = t->ndim - 1, j = v->ndim - 1;
+  while (i >= 0 && j >= 0) {
+    int64_t have = t->shape[i], want = v->shape[j], stride = fk_stride(t, i);
+    int32_t first = j;
+    while (have != want) {
+      if (have < want) {
+        if (i == 0 || (t->shape[i - 1] != 1 && fk_stride(t, i - 1) != fk_stride(t, i) * t->shape[i])) return false;
+        have *= t->shape[--i];
+      } else {
+        if (j == 0) return false;
+        want *= v->shape[--j];
+      }
+    }
+    for (int32_t k = first; k >= j; k--) {
+      v->strides[k] = stride;
+      stride *= v->shape[k];
+    }
+    i--;
+    j--;
+  }
+  for (; i >= 0; i--)
+    if (t->shape[i] != 1) return false;
+  for (; j >= 0; j--) v->strides[j] = 1; /* only sizes of 1 are left */
+  return true;
+}
+
+fk_tensor *fk_view_shape(fk_context *ctx, const fk_tensor *t, const int64_t *shape, int32_t ndim) {
+  if (!t) return NULL; /* a failed temporary: already pending */
+  fk_tensor *v = view_of(ctx, t, shape, ndim);
+  if (!v) return NULL;
+  if (fk_numel(v) != fk_numel(t))
+    return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "view: %lld elements cannot be viewed as %lld",
+                               (long long)fk_numel(t), (long long)fk_numel(v)));
+  if (fk_numel(v) == 0 || fk_is_contiguous(t)) return v;
+  if (!view_strides(t, v)) return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "view: the tensor's strides do not allow it"));
+  return v;
+}
+
+fk_tensor *fk_slice(fk_context *ctx, const fk_tensor *t, int32_t axis, int64_t start, int64_t length) {
+  if (!t) return NULL;
+  if (axis < 0) axis += t->ndim;
+  if (axis < 0 || axis >= t->ndim || start < 0 || length < 0 || start > t->shape[axis] - length)
+    return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "slice: elements %lld to %lld of axis %d do not exist",
+                               (long long)start, (long long)(start + length), axis));
+  fk_tensor *v = view_of(ctx, t, t->shape, t->ndim);
+  if (!v) return NULL;
+  for (int32_t i = 0; i < t->ndim; i++) v->strides[i] = fk_stride(t, i);
+  v->shape[axis] = length;
+  v->byte_offset += (uint64_t)(start * v->strides[axis]) * fk_type_bits(fk_type_of(t)) / 8;
+  return v;
+}
+
+void *fk_scratch(fk_context *ctx, size_t bytes) {
+  return fk_arena_alloc(&ctx->host, bytes, 64);
+}
+
+/* ---- Copies ---------------------------------------------------------------------------------------------- */
+
+typedef struct copier {
+  const fk_tensor *from, *to;
+  fk_type from_type, to_type;
+  size_t from_size, to_size; /* bytes per element */
+} copier;
+
+static fk_status copy_row(const copier *c, const char *src, char *dst) {
+  int32_t last = c->from->ndim - 1;
+  int64_t n = c->from->shape[last], from_stride = fk_stride(c->from, last), to_stride = fk_stride(c->to, last);
+  if (from_stride == 1 && to_stride == 1) return fk_convert_row(c->to_type, dst, c->from_type, src, n);
+  for (int64_t i = 0; i < n; i++)
+    FK_TRY(fk_convert_row(c->to_type, dst + i * to_stride * (int64_t)c->to_size, c->from_type,
+                          src + i * from_stride * (int64_t)c->from_size, 1));
+  return FK_OK;
+}
+
+static fk_status copy_axis(const copier *c, int32_t axis, const char *src, char *dst) {
+  if (axis == c->from->ndim - 1) return copy_row(c, src, dst);
+  int64_t from_step = fk_stride(c->from, axis) * (int64_t)c->from_size;
+  int64_t to_step = fk_stride(c->to, axis) * (int64_t)c->to_size;
+  for (int64_t i = 0; i < c->from->shape[axis]; i++)
+    FK_TRY(copy_axis(c, axis + 1, src + i * from_step, dst + i * to_step));
+  return FK_OK;
+}
+
+fk_status fk_copy(const fk_tensor *from, const fk_tensor *to) {
+  copier c = {
+      from, to, fk_type_of(from), fk_type_of(to), fk_type_bits(fk_type_of(from)) / 8, fk_type_bits(fk_type_of(to)) / 8};
+  if (from->ndim != to->ndim || memcmp(from->shape, to->shape, (size_t)from->ndim * sizeof *from->shape) != 0)
+    return fk_fail(FK_ERROR_ARGUMENT, "copy: the shapes differ");
+  int64_t n = fk_numel(from);
+  if (n == 0) return FK_OK;
+  if (fk_is_contiguous(from) && fk_is_contiguous(to))
+    return fk_convert_row(c.to_type, fk_data(to), c.from_type, fk_data(from), n);
+  if (c.from_size == 0 || c.to_size == 0)
+    return fk_fail(FK_ERROR_UNSUPPORTED, "copy: sub-byte dtypes must be contiguous");
+  return copy_axis(&c, 0, fk_data(from), fk_data(to));
+}
