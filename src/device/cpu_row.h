@@ -1,0 +1,190 @@
+/* Rows of float32, bfloat16 and float16 as floats: what a memory-bound cpu.c is made of.
+ *
+ * A kernel walks a row in chunks of FK_CHUNK elements that stay in the first-level cache: fk_row_read gives the chunk
+ * as floats (the row itself when it is float32, else converted into a buffer of the caller), fk_row_target says where
+ * to compute the result, fk_row_write rounds it into the row. Everything is inline because a cpu.c is compiled once per
+ * instruction set, and so must be what it calls. Nothing here owns memory. */
+#ifndef FK_DEVICE_CPU_ROW_H
+#define FK_DEVICE_CPU_ROW_H
+
+#include <stdbool.h>
+#include <string.h>
+#include <unistd.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "fastkernels/abi.h"
+
+enum {
+  FK_CHUNK = 1024,         /* elements; three chunks of floats fill a quarter of a 48 KiB cache */
+  FK_PARALLEL_MIN = 65536, /* elements from which waking other threads pays */
+};
+
+/* Bytes per element. */
+static inline int64_t fk_width(fk_type type) {
+  return (type & 255) / 8;
+}
+
+static inline uint32_t fk_float_bits(float f) {
+  uint32_t u;
+  memcpy(&u, &f, 4);
+  return u;
+}
+
+static inline float fk_bits_float(uint32_t u) {
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+
+/* ---- One element ----------------------------------------------------------------------------------------- */
+
+static inline float fk_float_from_bf16(uint16_t h) {
+  return fk_bits_float((uint32_t)h << 16);
+}
+
+/* To nearest even; NaN stays NaN and becomes quiet. */
+static inline uint16_t fk_bf16_from_float(float f) {
+  uint32_t u = fk_float_bits(f);
+  uint32_t rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16;
+  return (uint16_t)((u & 0x7fffffff) > 0x7f800000 ? u >> 16 | 0x40 : rounded);
+}
+
+/* Both directions of float16 are free of branches, so that a loop over them vectorises without F16C. */
+static inline float fk_float_from_f16(uint16_t h) {
+  uint32_t mag = h & 0x7fff, sign = (uint32_t)(h & 0x8000) << 16;
+  uint32_t normal = (mag << 13) + (112u << 23), special = mag << 13 | 0x7f800000u;
+  uint32_t subnormal = fk_float_bits((float)(int32_t)mag * 0x1p-24f);
+  uint32_t finite = mag < 0x400 ? subnormal : normal;
+  return fk_bits_float((mag >= 0x7c00 ? special : finite) | sign);
+}
+
+static inline uint16_t fk_f16_from_float(float f) {
+  uint32_t u = fk_float_bits(f) & 0x7fffffff, sign = fk_float_bits(f) >> 16 & 0x8000;
+  uint32_t normal = (u + 0xfff + (u >> 13 & 1) - (112u << 23)) >> 13; /* carries into infinity by itself */
+  uint32_t special = u > 0x7f800000 ? 0x7e00 : 0x7c00;
+  /* Below 2^-14 the unit in the last place of 0.5f is the smallest float16, so that adding it rounds. */
+  uint32_t subnormal = fk_float_bits(fk_bits_float(u < 0x38800000 ? u : 0) + 0.5f) - 0x3f000000;
+  uint32_t finite = u < 0x38800000 ? subnormal : normal;
+  return (uint16_t)((u >= 0x47800000 ? special : finite) | sign);
+}
+
+/* ---- Chunks ---------------------------------------------------------------------------------------------- */
+
+/* n elements of a row as floats. */
+static inline void fk_widen(fk_type type, const void *from, float *to, int64_t n) {
+  const uint16_t *h = (const uint16_t *)from;
+  int64_t i = 0;
+  if (type == FK_F32) {
+    memcpy(to, from, (size_t)n * 4);
+  } else if (type == FK_BF16) {
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) to[j] = fk_float_from_bf16(h[j]);
+  } else {
+#if defined(__AVX512F__)
+    for (; i + 16 <= n; i += 16) _mm512_storeu_ps(to + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(h + i))));
+#elif defined(__F16C__)
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(h + i))));
+#endif
+#pragma omp simd
+    for (int64_t j = i; j < n; j++) to[j] = fk_float_from_f16(h[j]);
+  }
+}
+
+/* n floats, rounded once to the row's type. */
+static inline void fk_narrow(fk_type type, const float *from, void *to, int64_t n) {
+  uint16_t *h = (uint16_t *)to;
+  int64_t i = 0;
+  if (type == FK_F32) {
+    memcpy(to, from, (size_t)n * 4);
+  } else if (type == FK_BF16) {
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) h[j] = fk_bf16_from_float(from[j]);
+  } else {
+#if defined(__AVX512F__)
+    for (; i + 16 <= n; i += 16)
+      _mm256_storeu_si256((void *)(h + i), _mm512_cvtps_ph(_mm512_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+    for (; i + 8 <= n; i += 8)
+      _mm_storeu_si128((void *)(h + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+#pragma omp simd
+    for (int64_t j = i; j < n; j++) h[j] = fk_f16_from_float(from[j]);
+  }
+}
+
+/* Copies past the caches: the lines written are neither read first nor kept. fk_stream_end must follow before the
+ * thread's work is handed to another. */
+static inline void fk_stream(void *to, const void *from, size_t bytes) {
+  char *dst = (char *)to;
+  const char *src = (const char *)from;
+#if defined(__SSE2__)
+  size_t head = -(uintptr_t)dst & 63;
+  if (head > bytes) head = bytes;
+  memcpy(dst, src, head);
+  dst += head;
+  src += head;
+  bytes -= head;
+  for (; bytes >= 64; bytes -= 64, dst += 64, src += 64) {
+#if defined(__AVX512F__)
+    _mm512_stream_si512((void *)dst, _mm512_loadu_si512((const void *)src));
+#elif defined(__AVX__)
+    for (int i = 0; i < 64; i += 32)
+      _mm256_stream_si256((void *)(dst + i), _mm256_loadu_si256((const void *)(src + i)));
+#else
+    for (int i = 0; i < 64; i += 16) _mm_stream_si128((void *)(dst + i), _mm_loadu_si128((const void *)(src + i)));
+#endif
+  }
+#endif
+  memcpy(dst, src, bytes);
+}
+
+static inline void fk_stream_end(void) {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+/* Whether a call that moves so many bytes should write past the caches: its output could not stay in them anyway. */
+static inline bool fk_stream_pays(double bytes) {
+  if (bytes < 4 << 20) return false;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+  long size = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  if (size > 0) return bytes > (double)size;
+#endif
+  return bytes > 32 << 20;
+}
+
+/* Elements [i, i + n) of a row; room holds n floats and is used unless the row is float32. */
+static inline const float *fk_row_read(fk_type type, const void *row, int64_t i, float *room, int64_t n) {
+  if (type == FK_F32) return (const float *)row + i;
+  fk_widen(type, (const uint16_t *)row + i, room, n);
+  return room;
+}
+
+/* Where to compute elements [i, ...) of an output row: in place, or in room when they must be rounded or streamed. */
+static inline float *fk_row_target(fk_type type, void *row, int64_t i, float *room, bool stream) {
+  return type == FK_F32 && !stream ? (float *)row + i : room;
+}
+
+/* Puts n computed elements (n <= FK_CHUNK) into the row, unless fk_row_target has let them be computed there. */
+static inline void fk_row_write(fk_type type, void *row, int64_t i, const float *from, int64_t n, bool stream) {
+  char *to = (char *)row + i * fk_width(type);
+  if ((const void *)from == (const void *)to) return;
+  if (!stream) {
+    fk_narrow(type, from, to, n);
+  } else if (type == FK_F32) {
+    fk_stream(to, from, (size_t)n * 4);
+  } else {
+    uint16_t rounded[FK_CHUNK];
+    fk_narrow(type, from, rounded, n);
+    fk_stream(to, rounded, (size_t)n * 2);
+  }
+}
+
+static inline int64_t fk_chunk_at(int64_t i, int64_t n) {
+  return n - i < FK_CHUNK ? n - i : FK_CHUNK;
+}
+
+#endif
