@@ -296,6 +296,11 @@ static fk_status eval_leaf(const fk_expr *e, const instruction *in, const int64_
     case OP_PRESENT:
       *value = args && fk_arg_tensor(&args[in->arg]) != NULL;
       return FK_OK;
+    case OP_ITEMSIZE: {
+      const fk_tensor *t = args ? fk_arg_tensor(&args[in->arg]) : NULL;
+      *value = t ? (t->dtype.bits + 7) / 8 : 0;
+      return FK_OK;
+    }
     case OP_PAIRS:
       return eval_pairs(e, in, args, value);
     default:
