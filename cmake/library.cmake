@@ -22,16 +22,19 @@ foreach(kind STATIC SHARED)
   add_library(${target} ${kind} $<TARGET_OBJECTS:fk_objects> ${FK_CPU_OBJECTS})
   set_target_properties(${target} PROPERTIES OUTPUT_NAME fastkernels VERSION ${PROJECT_VERSION} SOVERSION 0)
   target_include_directories(${target} INTERFACE $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)
-  target_link_libraries(${target} PUBLIC ${FK_LINK})
+  target_link_libraries(${target} PRIVATE ${FK_LINK})
   if(FK_SANITIZE)
     target_link_options(${target} PUBLIC -fsanitize=address,undefined)
   endif()
 endforeach()
+# A forgotten library shows here, not in the program of a user.
+target_link_options(fastkernels_shared PRIVATE $<$<NOT:$<BOOL:${FK_SANITIZE}>>:LINKER:--no-undefined>)
+# A candidate's shared object resolves the two host symbols of abi.h against the program that loads it; a program that
+# holds the static library must export them.
+target_link_options(fastkernels_static INTERFACE -rdynamic)
 
 if(FK_PROGRAM_FILES)
   add_executable(fastkernels ${FK_PROGRAM_FILES})
   target_include_directories(fastkernels PRIVATE src)
-  target_link_libraries(fastkernels PRIVATE fk_flags fastkernels_static)
-  # A candidate's shared object resolves the two host symbols of abi.h against the program that loads it.
-  set_target_properties(fastkernels PROPERTIES ENABLE_EXPORTS ON)
+  target_link_libraries(fastkernels PRIVATE fk_flags fk_kernels fastkernels_static)
 endif()

@@ -21,6 +21,9 @@
 
 #define FK_VERSION "0.1.0"
 
+/* The shared library exports what this header declares, and nothing else. */
+#pragma GCC visibility push(default)
+
 enum { FK_MAX_DIMS = 8, FK_MAX_ARGS = 64, FK_MAX_SYMBOLS = 64 };
 
 /* ---- Devices and contexts -------------------------------------------------------------------------------- */
@@ -136,5 +139,7 @@ fk_status fk_call_task(fk_context *ctx, const fk_task *task, const fk_any *args,
 fk_status fk_override(fk_context *ctx, const char *task, const char *path);
 /* The same with a function of this process; self is passed on to it. */
 fk_status fk_override_fn(fk_context *ctx, const char *task, fk_kernel_fn fn, void *self);
+
+#pragma GCC visibility pop
 
 #endif

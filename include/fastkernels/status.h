@@ -6,6 +6,8 @@
 #ifndef FASTKERNELS_STATUS_H
 #define FASTKERNELS_STATUS_H
 
+#pragma GCC visibility push(default) /* exported by the shared library */
+
 typedef enum fk_status {
   FK_OK = 0,
   FK_ERROR_ARGUMENT,    /* a caller's value is wrong: shape, dtype, range, missing input */
@@ -28,6 +30,8 @@ __attribute__((format(printf, 2, 3))) fk_status fk_fail(fk_status status, const 
 
 /* Puts text and ": " before this thread's message and returns status: adds the place to a lower failure. */
 __attribute__((format(printf, 2, 3))) fk_status fk_fail_in(fk_status status, const char *format, ...);
+
+#pragma GCC visibility pop
 
 #define FK_TRY(expr)                                  \
   do {                                                \
