@@ -330,10 +330,19 @@ fk_status fk_infer(const fk_task *task, fk_backend backend, const fk_any *args, 
   return fk_shape_eval(task, arg, &b, shape, ndim);
 }
 
+/* Evaluates a formula over a call. Where a task has layouts, an axis that the call's layout lacks counts as 0. */
+static fk_status eval_formula(const fk_task *task, const fk_expr *expr, const fk_any *args, const fk_binding *b,
+                              int64_t *value) {
+  int64_t symbols[FK_MAX_SYMBOLS];
+  for (int i = 0; i < task->num_symbols; i++)
+    symbols[i] = task->num_layouts && b->symbols[i] == FK_UNBOUND ? 0 : b->symbols[i];
+  return fk_expr_eval(expr, symbols, args, value);
+}
+
 fk_status fk_task_flops(const fk_task *task, const fk_any *args, const fk_binding *b, double *flops) {
   int64_t value;
   *flops = 0;
-  FK_TRY(fk_expr_eval(task->flops, b->symbols, args, &value));
+  FK_TRY(eval_formula(task, task->flops, args, b, &value));
   *flops = (double)value;
   return FK_OK;
 }
@@ -342,7 +351,7 @@ fk_status fk_task_bytes(const fk_task *task, const fk_any *args, const fk_bindin
   *bytes = 0;
   if (task->bytes) {
     int64_t value;
-    FK_TRY(fk_expr_eval(task->bytes, b->symbols, args, &value));
+    FK_TRY(eval_formula(task, task->bytes, args, b, &value));
     *bytes = (double)value;
     return FK_OK;
   }

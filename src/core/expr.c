@@ -13,6 +13,7 @@ typedef enum opcode {
   OP_SUM,
   OP_LARGEST,
   OP_PAIRS,
+  OP_CROSS,
   OP_NEG,
   OP_NOT,
   OP_ADD,
@@ -112,7 +113,7 @@ static fk_status read_tensor(parser *p, int *index) {
 static fk_status parse_tensor_function(parser *p, opcode op) {
   instruction in = {.op = op};
   FK_TRY(read_tensor(p, &in.arg));
-  if (op == OP_PAIRS) {
+  if (op == OP_PAIRS || op == OP_CROSS) {
     FK_TRY(expect(p, ",", "expected ','"));
     FK_TRY(read_tensor(p, &in.arg2));
   }
@@ -134,7 +135,8 @@ static fk_status parse_name(parser *p) {
     const char *name;
     opcode op;
   } functions[] = {{"present", OP_PRESENT}, {"itemsize", OP_ITEMSIZE}, {"sum", OP_SUM}, {"largest", OP_LARGEST},
-                   {"pairs", OP_PAIRS},     {"min", OP_MIN},           {"max", OP_MAX}, {"ceil_div", OP_CEIL_DIV}};
+                   {"pairs", OP_PAIRS},     {"cross", OP_CROSS},       {"min", OP_MIN}, {"max", OP_MAX},
+                   {"ceil_div", OP_CEIL_DIV}};
   char name[128];
   const char *start = p->at;
   if (!read_name(p, name, sizeof name)) return syntax(p, "expected a number, a name or '('");
@@ -142,10 +144,10 @@ static fk_status parse_name(parser *p) {
     for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
       if (strcmp(name, functions[i].name) != 0) continue;
       opcode op = functions[i].op;
-      return op <= OP_PAIRS ? parse_tensor_function(p, op) : parse_value_function(p, op);
+      return op <= OP_CROSS ? parse_tensor_function(p, op) : parse_value_function(p, op);
     }
     p->at = start;
-    return syntax(p, "no such function (min, max, ceil_div, present, itemsize, sum, largest, pairs)");
+    return syntax(p, "no such function (min, max, ceil_div, present, itemsize, sum, largest, pairs, cross)");
   }
   int symbol = p->scope->symbol(p->scope->self, name);
   if (symbol < 0) {
@@ -267,21 +269,32 @@ static fk_status eval_reduction(const fk_expr *e, const instruction *in, const f
   return FK_OK;
 }
 
-/* Causal attention right-aligned: with q queries and k keys, query i sees k - q + i + 1 keys (none if negative). */
+/* Sequence b's entry of a tensor of lengths, or its difference of a tensor of n + 1 offsets. */
+static int64_t length_of(const fk_tensor *t, int64_t n, int64_t b) {
+  return t->shape[0] == n ? element(t, b) : element(t, b + 1) - element(t, b);
+}
+
+/* Causal attention right-aligned: with q queries and k keys, query i sees k - q + i + 1 keys (none if negative).
+ * Without the causal mask (cross) every query sees every key. */
 static fk_status eval_pairs(const fk_expr *e, const instruction *in, const fk_any *args, int64_t *value) {
-  const fk_tensor *cu = readable(args, in->arg), *lens = readable(args, in->arg2);
-  if (!cu || !lens) return failure(e, "the integer tensors it reads have no data on the host");
-  if (cu->shape[0] != lens->shape[0] + 1) return failure(e, "pairs() needs one more offset than lengths");
-  int64_t total = 0;
-  for (int64_t b = 0; b < lens->shape[0]; b++) {
-    int64_t k = element(lens, b), q = element(cu, b + 1) - element(cu, b);
-    if (q > k) q = k;
-    int64_t pairs;
-    if (__builtin_mul_overflow(q, 2 * k - q + 1, &pairs) || __builtin_add_overflow(total, pairs / 2, &total))
+  const fk_tensor *cu = readable(args, in->arg), *keys = readable(args, in->arg2);
+  if (!cu || !keys) return failure(e, "the integer tensors it reads have no data on the host");
+  int64_t n = cu->shape[0] - 1, total = 0;
+  if (n < 0 || (keys->shape[0] != n && keys->shape[0] != n + 1))
+    return failure(e, "it needs n + 1 offsets of queries and n lengths or n + 1 offsets of keys");
+  for (int64_t b = 0; b < n; b++) {
+    int64_t k = length_of(keys, n, b), q = length_of(cu, n, b), pairs;
+    if (in->op == OP_PAIRS && q > k) q = k;
+    int64_t twice = in->op == OP_PAIRS ? 2 * k - q + 1 : 2 * k;
+    if (__builtin_mul_overflow(q, twice, &pairs) || __builtin_add_overflow(total, pairs / 2, &total))
       return failure(e, "overflow");
   }
   *value = total;
   return FK_OK;
+}
+
+static bool is_none(const fk_any *args, int index) {
+  return args && args[index].type_index == FK_ANY_NONE;
 }
 
 static fk_status eval_leaf(const fk_expr *e, const instruction *in, const int64_t *symbols, const fk_any *args,
@@ -302,8 +315,13 @@ static fk_status eval_leaf(const fk_expr *e, const instruction *in, const int64_
       return FK_OK;
     }
     case OP_PAIRS:
+    case OP_CROSS:
+      *value = 0;
+      if (is_none(args, in->arg) || is_none(args, in->arg2)) return FK_OK;
       return eval_pairs(e, in, args, value);
     default:
+      *value = 0;
+      if (is_none(args, in->arg)) return FK_OK;
       return eval_reduction(e, in, args, value);
   }
 }
@@ -366,7 +384,7 @@ fk_status fk_expr_eval(const fk_expr *e, const int64_t *symbols, const fk_any *a
   int64_t stack[MAX_STACK];
   int top = 0;
   for (const instruction *in = e->code; in < e->code + e->length; in++) {
-    if (in->op <= OP_PAIRS) {
+    if (in->op <= OP_CROSS) {
       FK_TRY(eval_leaf(e, in, symbols, args, &stack[top++]));
     } else if (in->op == OP_NOT) {
       stack[top - 1] = !stack[top - 1];

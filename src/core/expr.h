@@ -7,10 +7,10 @@
  *   unary := ("-" | "!") unary | number | name | function "(" or ("," or)* ")" | "(" or ")"
  *
  * "/" is floor division; every operation is checked for overflow. Functions: min, max, ceil_div (of values);
- * present(t), itemsize(t), sum(t), largest(t), pairs(q, k) of tensor arguments. present says whether an optional tensor
- * was given, itemsize its bytes per element (0 when absent); the others read an integer tensor: pairs(cu_seqlens_q,
- * seq_lens) counts the query-key pairs of ragged causal attention. An expression that reads data cannot be part of a
- * shape. */
+ * present(t), itemsize(t), sum(t), largest(t), pairs(q, k), cross(q, k) of tensor arguments. present says whether an
+ * optional tensor was given, itemsize its bytes per element; the others read an integer tensor: pairs(cu_seqlens_q,
+ * seq_lens) counts the query-key pairs of ragged causal attention, cross those without the causal mask; k may also be
+ * offsets (cu_seqlens_k). Each is 0 where a tensor is absent. An expression that reads data cannot be part of a shape. */
 #ifndef FK_CORE_EXPR_H
 #define FK_CORE_EXPR_H
 
