@@ -56,35 +56,72 @@ static fk_status bind_attribute(const fk_task *task, const fk_arg *arg, const fk
 
 /* ---- Dtypes, devices, strides ---------------------------------------------------------------------------- */
 
+/* In order of preference for an output whose dtype nothing else decides. */
+static const fk_type all_types[] = {FK_F32, FK_I64, FK_I32,  FK_BF16,      FK_F16,     FK_F64,     FK_U8,
+                                    FK_I16, FK_I8,  FK_BOOL, FK_F8_E4M3FN, FK_F8_E5M2, FK_F8_E8M0, FK_F4_E2M1};
+enum { NUM_TYPES = sizeof all_types / sizeof *all_types };
+
+static const fk_arg *dtype_source(const fk_task *task, const fk_arg *arg, const fk_any *args, const fk_tensor **like);
+
 static fk_status dtype_error(const fk_task *task, const fk_arg *arg, const fk_any *args, fk_type got) {
-  if (arg->same_dtype_as >= 0) {
-    const fk_tensor *like = fk_arg_tensor(&args[arg->same_dtype_as]);
+  const fk_tensor *like;
+  const fk_arg *source = dtype_source(task, arg, args, &like);
+  if (like)
     return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected dtype %s as %s has, got %s", task->name, arg->name,
-                   fk_type_name(fk_type_of(like)), task->args[arg->same_dtype_as].name, fk_type_name(got));
-  }
-  static const fk_type all[] = {FK_F32, FK_BF16, FK_F16,  FK_F64,       FK_I32,     FK_I64,     FK_I16,
-                                FK_I8,  FK_U8,   FK_BOOL, FK_F8_E4M3FN, FK_F8_E5M2, FK_F8_E8M0, FK_F4_E2M1};
+                   fk_type_name(fk_type_of(like)), source->name, fk_type_name(got));
   char list[256] = "";
-  for (size_t i = 0, used = 0; i < sizeof all / sizeof *all; i++)
-    if (arg->dtypes & fk_type_bit(all[i]))
-      used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", used ? " or " : "", fk_type_name(all[i]));
+  for (size_t i = 0, used = 0; i < NUM_TYPES; i++)
+    if (source->dtypes & fk_type_bit(all_types[i]))
+      used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", used ? " or " : "", fk_type_name(all_types[i]));
   return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected dtype %s, got %s", task->name, arg->name, list,
                  fk_type_name(got));
 }
 
-/* On ref every float may also be double and every integer int64: that is how the oracle runs. */
-static bool dtype_fits(const fk_arg *arg, fk_backend backend, const fk_any *args, fk_type got) {
-  if (arg->same_dtype_as >= 0) {
-    const fk_tensor *like = fk_arg_tensor(&args[arg->same_dtype_as]);
-    return !like || fk_type_of(like) == got;
+/* Every float dtype, or every integer dtype, as a set. */
+static uint32_t type_class(bool (*belongs)(fk_type)) {
+  uint32_t set = 0;
+  for (size_t i = 0; i < NUM_TYPES; i++)
+    if (belongs(all_types[i])) set |= fk_type_bit(all_types[i]);
+  return set;
+}
+
+/* Follows "same dtype as" to a tensor that is there, or to the argument whose list of dtypes counts because the ones in
+ * between are absent. */
+static const fk_arg *dtype_source(const fk_task *task, const fk_arg *arg, const fk_any *args, const fk_tensor **like) {
+  *like = NULL;
+  while (arg->same_dtype_as >= 0 && !*like) {
+    *like = fk_arg_tensor(&args[arg->same_dtype_as]);
+    arg = &task->args[arg->same_dtype_as];
   }
+  return arg;
+}
+
+/* On ref every float may also be double and every integer int64: that is how the oracle runs. */
+static bool dtype_fits(const fk_task *task, const fk_arg *arg, fk_backend backend, const fk_any *args, fk_type got) {
+  const fk_tensor *like;
+  arg = dtype_source(task, arg, args, &like);
+  if (like) return fk_type_of(like) == got;
   uint32_t bit = fk_type_bit(got);
   if (arg->dtypes & bit) return true;
   if (backend != FK_REF) return false;
-  if (got == FK_F64)
-    return arg->dtypes & (fk_type_bit(FK_F32) | fk_type_bit(FK_BF16) | fk_type_bit(FK_F16) | fk_type_bit(FK_F8_E4M3FN) |
-                          fk_type_bit(FK_F8_E5M2));
-  return got == FK_I64 && (arg->dtypes & (fk_type_bit(FK_I32) | fk_type_bit(FK_U8) | fk_type_bit(FK_I8)));
+  if (got == FK_F64) return arg->dtypes & type_class(fk_type_is_float);
+  return got == FK_I64 && (arg->dtypes & type_class(fk_type_is_int));
+}
+
+/* What must hold before anything else may be computed from a descriptor. */
+static fk_status check_descriptor(const fk_task *task, const fk_arg *arg, const fk_tensor *t) {
+  if (t->ndim < 0 || t->ndim > FK_MAX_DIMS || (t->ndim > 0 && !t->shape))
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected 0 to %d dimensions, got %d", task->name, arg->name, FK_MAX_DIMS,
+                   t->ndim);
+  if (t->dtype.lanes != 1)
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected dtype lanes 1, got %d", task->name, arg->name, t->dtype.lanes);
+  int64_t bytes = 16; /* at most, per element: so that no size computed later overflows */
+  for (int32_t i = 0; i < t->ndim; i++) {
+    if (t->shape[i] >= 0 && !__builtin_mul_overflow(bytes, t->shape[i] > 0 ? t->shape[i] : 1, &bytes)) continue;
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: dimension %d is %lld: negative or too large", task->name, arg->name, i,
+                   (long long)t->shape[i]);
+  }
+  return FK_OK;
 }
 
 static fk_status check_memory(const fk_task *task, const fk_arg *arg, fk_backend backend, const fk_tensor *t) {
@@ -94,11 +131,19 @@ static fk_status check_memory(const fk_task *task, const fk_arg *arg, fk_backend
                    want, t->device.type);
   if (!t->data && backend != FK_META && fk_numel(t) > 0)
     return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: the tensor has no data", task->name, arg->name);
+  size_t size = fk_type_bits(fk_type_of(t)) / 8;
+  if (t->data && size > 1 && (uintptr_t)fk_data(t) % size != 0)
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected data aligned to %zu bytes", task->name, arg->name, size);
   return FK_OK;
 }
 
 static fk_status check_strides(const fk_task *task, const fk_arg *arg, const fk_tensor *t) {
-  if (!t->strides || t->ndim == 0 || arg->strides == FK_STRIDES_ANY) return FK_OK;
+  if (!t->strides || fk_numel(t) == 0) return FK_OK;
+  for (int32_t i = 0; i < t->ndim && fk_arg_is_written(arg); i++) {
+    if (t->shape[i] > 1 && t->strides[i] == 0)
+      return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: written, but dimension %d has stride 0", task->name, arg->name, i);
+  }
+  if (t->ndim == 0 || arg->strides == FK_STRIDES_ANY) return FK_OK;
   if (arg->strides == FK_STRIDES_CONTIGUOUS && !fk_is_contiguous(t))
     return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected a contiguous tensor", task->name, arg->name);
   if (t->shape[t->ndim - 1] > 1 && t->strides[t->ndim - 1] != 1)
@@ -131,14 +176,12 @@ static bool bind_lead(fk_binding *b, int symbol, const fk_tensor *t, int32_t ndi
 static fk_status bind_shape(const fk_task *task, const fk_arg *arg, const fk_shape *shape, const fk_tensor *t,
                             fk_binding *b) {
   int32_t lead = shape->ellipsis ? t->ndim - (shape->ndim - 1) : 0;
-  if (lead < 0 || (!shape->ellipsis && t->ndim != shape->ndim) || t->ndim > FK_MAX_DIMS)
-    return shape_error(task, arg, shape, t, "");
+  if (lead < 0 || (!shape->ellipsis && t->ndim != shape->ndim)) return shape_error(task, arg, shape, t, "");
   if (shape->ellipsis && !bind_lead(b, shape->dims[0].symbol, t, lead))
     return shape_error(task, arg, shape, t, ": the leading dimensions differ from another tensor's");
   for (int32_t i = shape->ellipsis; i < shape->ndim; i++) {
     const fk_dim *d = &shape->dims[i];
     int64_t size = t->shape[shape->ellipsis ? lead + i - 1 : i];
-    if (size < 0) return shape_error(task, arg, shape, t, ": a dimension is negative");
     if (d->symbol >= 0 && !bind_axis(b, d->symbol, size)) {
       char why[160];
       snprintf(why, sizeof why, ": %s is %lld elsewhere", task->symbols[d->symbol].name,
@@ -157,11 +200,27 @@ static fk_status check_computed_dims(const fk_task *task, const fk_arg *arg, con
     if (!d->expr) continue;
     int64_t want, size = t->shape[i + t->ndim - shape->ndim];
     if (!fk_expr_is_bound(d->expr, b->symbols)) return shape_error(task, arg, shape, t, ": an axis in it is unknown");
-    FK_TRY(fk_expr_eval(d->expr, b->symbols, NULL, &want));
+    fk_status status = fk_expr_eval(d->expr, b->symbols, NULL, &want);
+    if (status) return fk_fail_in(status, "%s: %s", task->name, arg->name);
     if (size == want) continue;
     char why[160];
     snprintf(why, sizeof why, ": %s is %lld", fk_expr_text(d->expr), (long long)want);
     return shape_error(task, arg, shape, t, why);
+  }
+  return FK_OK;
+}
+
+/* Computes the axes that follow from others without reading data, and compares them where a tensor has bound them. */
+static fk_status bind_computed_axes(const fk_task *task, const fk_any *args, fk_binding *b) {
+  for (int i = 0; i < task->num_symbols; i++) {
+    const fk_symbol *s = &task->symbols[i];
+    int64_t want;
+    if (s->kind != FK_AXIS_EXPR || fk_expr_reads_data(s->expr) || !fk_expr_is_bound(s->expr, b->symbols)) continue;
+    fk_status status = fk_expr_eval(s->expr, b->symbols, args, &want);
+    if (status) return fk_fail_in(status, "%s: axis %s", task->name, s->name);
+    if (!bind_axis(b, i, want))
+      return fk_fail(FK_ERROR_ARGUMENT, "%s: axis %s: expected %lld (%s), got %lld", task->name, s->name,
+                     (long long)want, fk_expr_text(s->expr), (long long)b->symbols[i]);
   }
   return FK_OK;
 }
@@ -203,25 +262,56 @@ static fk_status bind_tensor(const fk_task *task, const fk_arg *arg, fk_backend 
     return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: must not be given in layout %s", task->name, arg->name,
                    task->layouts[b->layout]);
   fk_type type = fk_type_of(t);
-  if (!dtype_fits(arg, backend, args, type)) return dtype_error(task, arg, args, type);
+  FK_TRY(check_descriptor(task, arg, t));
+  if (!dtype_fits(task, arg, backend, args, type)) return dtype_error(task, arg, args, type);
   FK_TRY(check_memory(task, arg, backend, t));
   FK_TRY(check_strides(task, arg, t));
   return bind_shape(task, arg, shape, t, b);
 }
 
-/* An output may share an input's memory only where the definition says so. */
+static bool may_alias(const fk_arg *arg, int other) {
+  const int *allowed = arg->may_alias;
+  while (allowed && *allowed >= 0 && *allowed != other) allowed++;
+  return allowed && *allowed >= 0;
+}
+
+/* Equal shapes and strides: element i of one is element i of the other. */
+static bool same_elements(const fk_tensor *a, const fk_tensor *b) {
+  bool same = a->ndim == b->ndim && fk_type_of(a) == fk_type_of(b);
+  for (int32_t i = 0; same && i < a->ndim; i++)
+    same = a->shape[i] == b->shape[i] && (a->shape[i] == 1 || fk_stride(a, i) == fk_stride(b, i));
+  return same || (fk_is_contiguous(a) && fk_is_contiguous(b) && fk_numel(a) == fk_numel(b));
+}
+
+static bool overlap(const fk_tensor *a, const fk_tensor *b) {
+  const char *p = fk_data(a), *q = fk_data(b);
+  if (p == q) return true;
+  if (!fk_is_contiguous(a) || !fk_is_contiguous(b)) return false; /* columns of one matrix may interleave */
+  return p < q + fk_type_bytes(fk_type_of(b), fk_numel(b)) && q < p + fk_type_bytes(fk_type_of(a), fk_numel(a));
+}
+
+/* A written tensor shares no memory with another, except, where the definition says so, exactly its memory. */
+static fk_status check_alias(const fk_task *task, const fk_any *args, int o, int i) {
+  const fk_tensor *out = fk_arg_tensor(&args[o]), *in = fk_arg_tensor(&args[i]);
+  if (!in || !in->data || fk_numel(in) == 0 || !overlap(out, in)) return FK_OK;
+  const char *name = task->args[o].name, *other = task->args[i].name;
+  if (!may_alias(&task->args[o], i) && !may_alias(&task->args[i], o))
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: must not be the memory of %s", task->name, name, other);
+  if (fk_data(out) != fk_data(in) || !same_elements(out, in))
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: must be exactly the memory of %s or none of it", task->name, name,
+                   other);
+  return FK_OK;
+}
+
 static fk_status check_aliases(const fk_task *task, const fk_any *args) {
-  for (int o = task->num_args - task->num_outputs; o < task->num_args; o++) {
+  for (int o = 0; o < task->num_args; o++) {
+    if (!fk_arg_is_tensor(&task->args[o]) || !fk_arg_is_written(&task->args[o])) continue;
     const fk_tensor *out = fk_arg_tensor(&args[o]);
     if (!out || !out->data || fk_numel(out) == 0) continue;
-    for (int i = 0; i < o; i++) {
-      const fk_tensor *in = task->args[i].role == FK_ATTRIBUTE ? NULL : fk_arg_tensor(&args[i]);
-      if (!in || !in->data || fk_data(in) != fk_data(out) || fk_numel(in) == 0) continue;
-      const int *allowed = task->args[o].may_alias;
-      while (allowed && *allowed >= 0 && *allowed != i) allowed++;
-      if (!allowed || *allowed < 0)
-        return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: must not be the memory of %s", task->name, task->args[o].name,
-                       task->args[i].name);
+    for (int i = 0; i < task->num_args; i++) {
+      const fk_arg *other = &task->args[i];
+      if (i == o || !fk_arg_is_tensor(other) || (i > o && fk_arg_is_written(other))) continue; /* each pair once */
+      FK_TRY(check_alias(task, args, o, i));
     }
   }
   return FK_OK;
@@ -242,6 +332,7 @@ static fk_status bind_args(const fk_task *task, fk_backend backend, const fk_any
     const fk_arg *arg = &task->args[i];
     if (arg->role != FK_ATTRIBUTE) FK_TRY(bind_tensor(task, arg, backend, args, &args[i], b));
   }
+  FK_TRY(bind_computed_axes(task, args, b));
   for (int i = 0; i < num_args; i++) {
     const fk_tensor *t = task->args[i].role == FK_ATTRIBUTE ? NULL : fk_arg_tensor(&args[i]);
     if (t) FK_TRY(check_computed_dims(task, &task->args[i], &task->args[i].shapes[b->layout], t, b));
@@ -315,15 +406,21 @@ fk_status fk_infer(const fk_task *task, fk_backend backend, const fk_any *args, 
                    int32_t *ndim, fk_type *type) {
   fk_binding b;
   int32_t given = task->num_args - task->num_outputs;
-  FK_TRY(bind_args(task, backend, args, given, &b));
+  fk_any padded[FK_MAX_ARGS] = {0}; /* formulas may ask about the outputs that are not there yet */
+  memcpy(padded, args, (size_t)given * sizeof *args);
+  FK_TRY(bind_args(task, backend, padded, given, &b));
   const fk_arg *arg = &task->args[given + output];
-  const fk_tensor *like = arg->same_dtype_as >= 0 ? fk_arg_tensor(&args[arg->same_dtype_as]) : NULL;
-  static const fk_type order[] = {FK_F32, FK_I64,  FK_I32, FK_BF16,      FK_F16,
-                                  FK_U8,  FK_BOOL, FK_I8,  FK_F8_E4M3FN, FK_F8_E5M2};
+  const fk_tensor *like = NULL;
+  const fk_arg *source = arg;
+  while (source->same_dtype_as >= 0 && !like) { /* an earlier output has no tensor yet: its own rule counts */
+    int at = source->same_dtype_as;
+    if (at < given) like = fk_arg_tensor(&args[at]);
+    source = &task->args[at];
+  }
   *type = like ? fk_type_of(like) : FK_F32;
-  for (size_t i = 0; !like && i < sizeof order / sizeof *order; i++) {
-    if (!(arg->dtypes & fk_type_bit(order[i]))) continue;
-    *type = order[i];
+  for (size_t i = 0; !like && i < NUM_TYPES; i++) {
+    if (!(source->dtypes & fk_type_bit(all_types[i]))) continue;
+    *type = all_types[i];
     break;
   }
   if (backend == FK_REF && !like) *type = fk_type_is_float(*type) ? FK_F64 : fk_type_is_int(*type) ? FK_I64 : *type;

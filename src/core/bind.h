@@ -16,7 +16,7 @@ typedef struct fk_binding {
 } fk_binding;
 
 /* Checks args (FK_ERROR_ARGUMENT, naming the task, the argument, what was expected and what came) and fills binding.
- * FK_AXIS_EXPR symbols stay unbound: fk_binding_finish computes them. */
+ * FK_AXIS_EXPR symbols that read data stay unbound: fk_binding_finish computes them. */
 fk_status fk_bind(const fk_task *task, fk_backend backend, const fk_any *args, int32_t num_args, fk_binding *binding);
 
 /* Computes the FK_AXIS_EXPR symbols; those whose data cannot be read stay unbound and return an error. */

@@ -1,6 +1,7 @@
 #include "core/context.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,11 @@ const char *fk_backend_name(fk_backend backend) {
   static const char *const names[] = {"ref", "cpu", "cuda", "meta"};
   return (unsigned)backend < FK_BACKENDS ? names[backend] : "?";
 }
+
+/* The two symbols that a candidate needs of its host (ffi_host.c) are used by nothing else: this keeps them in a
+ * program that links the archive. */
+__attribute__((used)) static void *const host_symbols[] = {(void *)TVMFFIErrorSetRaisedFromCStr,
+                                                           (void *)TVMFFIEnvGetStream};
 
 /* The built-in implementation of a task on a device: a kernel where there is one, else the composition. */
 static fk_impl builtin(fk_context *ctx, const fk_task_entry *entry, int isa) {
@@ -28,10 +34,12 @@ fk_status fk_context_create(const fk_context_options *options, fk_context **out)
   if ((unsigned)options->backend >= FK_BACKENDS)
     return fk_fail(FK_ERROR_ARGUMENT, "context: expected a backend from 0 to %d, got %d", FK_BACKENDS - 1,
                    (int)options->backend);
+  if (options->num_threads < 0)
+    return fk_fail(FK_ERROR_ARGUMENT, "context: expected a thread count of 0 or more, got %d", options->num_threads);
   if (options->backend == FK_CUDA) return fk_fail(FK_ERROR_UNSUPPORTED, "context: this build has no CUDA device");
   int count;
   const fk_task *const *tasks = fk_tasks(&count);
-  if (!tasks) return FK_ERROR_MEMORY;
+  if (!tasks) return FK_ERROR_FORMAT; /* the message says which definition, or that memory is short */
   fk_context *ctx = calloc(1, sizeof *ctx);
   fk_impl *impls = calloc((size_t)count + 1, sizeof *impls);
   if (!ctx || !impls) {
@@ -75,9 +83,17 @@ void fk_context_reset(fk_context *ctx) {
 
 /* ---- Overrides ------------------------------------------------------------------------------------------- */
 
+/* Tensors of meta contexts have no data, which a foreign kernel cannot know. */
+static fk_status overridable(const fk_context *ctx, const char *name, const fk_task **task) {
+  *task = fk_task_find(name);
+  if (!*task) return FK_ERROR_NOT_FOUND;
+  if (ctx->backend != FK_META) return FK_OK;
+  return fk_fail(FK_ERROR_UNSUPPORTED, "%s: a meta context computes nothing, so nothing can be overridden", name);
+}
+
 fk_status fk_override_fn(fk_context *ctx, const char *name, fk_kernel_fn fn, void *self) {
-  const fk_task *task = fk_task_find(name);
-  if (!task) return FK_ERROR_NOT_FOUND;
+  const fk_task *task;
+  FK_TRY(overridable(ctx, name, &task));
   ctx->impls[task->index] = (fk_impl){.fn = fn, .self = self, .foreign = true};
   return FK_OK;
 }
@@ -93,9 +109,12 @@ static fk_kernel_fn symbol(void *library, const char *format, const char *task) 
 }
 
 fk_status fk_override(fk_context *ctx, const char *name, const char *path) {
-  const fk_task *task = fk_task_find(name);
-  if (!task) return FK_ERROR_NOT_FOUND;
-  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  const fk_task *task;
+  FK_TRY(overridable(ctx, name, &task));
+  char *full = realpath(path, NULL); /* dlopen would look for a bare file name in the system's folders */
+  if (!full) return fk_fail(FK_ERROR_NOT_FOUND, "%s: cannot load: %s", path, strerror(errno));
+  void *library = dlopen(full, RTLD_NOW | RTLD_LOCAL);
+  free(full);
   if (!library) return fk_fail(FK_ERROR_NOT_FOUND, "%s: cannot load: %s", path, dlerror());
   fk_kernel_fn fn = symbol(library, "__tvm_ffi_%s", name);
   if (!fn) return fk_fail(FK_ERROR_NOT_FOUND, "%s: exports no symbol __tvm_ffi_%s", path, name);
@@ -106,11 +125,21 @@ fk_status fk_override(fk_context *ctx, const char *name, const char *path) {
 
 /* ---- Calls ----------------------------------------------------------------------------------------------- */
 
+/* Built-in code returns minus its status; a candidate returns -1, and may have forgotten to say why. */
+static fk_status kernel_status(const fk_impl *impl, int rc, unsigned failures) {
+  if (rc == 0) return FK_OK;
+  if (!impl->foreign && rc < 0 && rc >= -FK_ERROR_KERNEL) return (fk_status)-rc;
+  if (fk_failures() == failures) fk_fail(FK_ERROR_KERNEL, "the kernel returned %d and no error message", rc);
+  return FK_ERROR_KERNEL;
+}
+
 /* Asks a candidate how much scratch it wants and appends it as the last argument. */
 static fk_status with_workspace(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args,
                                 fk_any *extended) {
   fk_any result = {0};
-  if (impl->workspace(impl->self, args, task->num_args, &result) != 0) return FK_ERROR_KERNEL;
+  unsigned failures = fk_failures();
+  int rc = impl->workspace(impl->self, args, task->num_args, &result);
+  if (rc != 0) return kernel_status(impl, rc, failures);
   if (result.type_index != FK_ANY_INT || result.v.i < 0)
     return fk_fail(FK_ERROR_KERNEL, "%s_workspace: expected a byte count as result", task->name);
   fk_tensor *scratch = fk_empty(ctx, FK_U8, result.v.i);
@@ -120,23 +149,25 @@ static fk_status with_workspace(fk_context *ctx, const fk_task *task, const fk_i
   return FK_OK;
 }
 
-static fk_status run(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args) {
+fk_status fk_impl_call(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args) {
   fk_any result = {0}, extended[FK_MAX_ARGS + 1];
-  if (!impl->fn) {
-    if (ctx->backend == FK_META) return FK_OK; /* a leaf: its shapes were checked, there is nothing to compute */
-    return fk_fail(FK_ERROR_UNSUPPORTED, "no implementation for device %s", fk_backend_name(ctx->backend));
-  }
-  if (ctx->backend == FK_REF && !impl->composite) return fk_ref_run(ctx, task, impl, args);
   int32_t n = task->num_args;
   if (impl->workspace) {
     FK_TRY(with_workspace(ctx, task, impl, args, extended));
     args = extended;
     n++;
   }
-  int rc = impl->fn(impl->self, args, n, &result);
-  /* Built-in code returns minus its status; a candidate returns -1. */
-  if (rc == 0) return FK_OK;
-  return impl->foreign || rc > 0 || rc < -FK_ERROR_KERNEL ? FK_ERROR_KERNEL : (fk_status)-rc;
+  unsigned failures = fk_failures();
+  return kernel_status(impl, impl->fn(impl->self, args, n, &result), failures);
+}
+
+static fk_status run(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args) {
+  if (!impl->fn) {
+    if (ctx->backend == FK_META) return FK_OK; /* a leaf: its shapes were checked, there is nothing to compute */
+    return fk_fail(FK_ERROR_UNSUPPORTED, "no implementation for device %s", fk_backend_name(ctx->backend));
+  }
+  if (ctx->backend == FK_REF && !impl->composite) return fk_ref_run(ctx, task, impl, args);
+  return fk_impl_call(ctx, task, impl, args);
 }
 
 static fk_status call_recorded(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args,
@@ -167,6 +198,8 @@ fk_status fk_call_task(fk_context *ctx, const fk_task *task, const fk_any *args,
     status = run(ctx, task, impl, args);
   }
   fk_arena_rewind(&ctx->host, mark); /* the task's temporaries end with it */
+  /* A temporary that failed and that no call has noticed: what was to be written through it was not. */
+  if (!status) status = ctx->pending;
   if (!status) return FK_OK;
   ctx->pending = FK_OK;
   return fk_fail_in(status, "%s", task->name);

@@ -32,11 +32,16 @@ struct fk_context {
   fk_impl *impls; /* by task->index */
   fk_recorder *recorder;
   fk_status pending; /* a failed fk_empty or view, reported by the next call */
-  int depth;
 };
 
 /* recorder may be NULL; it must outlive its use. */
 void fk_context_record(fk_context *ctx, fk_recorder *recorder);
+
+/* Calls impl with args (or args and its workspace) and turns its return code into a status. */
+fk_status fk_impl_call(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args);
+
+/* How many errors this thread has met: tells whether a call that failed left a message. */
+unsigned fk_failures(void);
 
 /* Runs fn on contiguous double and int64 copies of the tensors, and copies what it wrote back (device/ref.c). */
 fk_status fk_ref_run(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args);

@@ -2,12 +2,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "fastkernels/status.h"
+#include "core/context.h"
 
 enum { MESSAGE_SIZE = 2048 };
 
 /* One message per thread: errors are read by the thread that met them. */
 static _Thread_local char message[MESSAGE_SIZE] = "no error";
+static _Thread_local unsigned failures;
 
 const char *fk_status_name(fk_status status) {
   static const char *const names[] = {"ok",           "wrong argument", "not found",   "malformed",
@@ -19,12 +20,17 @@ const char *fk_last_error(void) {
   return message;
 }
 
+unsigned fk_failures(void) {
+  return failures;
+}
+
 fk_status fk_fail(fk_status status, const char *format, ...) {
   char text[MESSAGE_SIZE]; /* the arguments may point into the old message */
   va_list ap;
   va_start(ap, format);
   vsnprintf(text, sizeof text, format, ap);
   va_end(ap);
+  failures++;
   memcpy(message, text, strlen(text) + 1);
   return status;
 }

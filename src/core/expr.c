@@ -45,7 +45,7 @@ enum { MAX_CODE = 128, MAX_STACK = 32, MAX_NESTING = 24 };
 struct fk_expr {
   const char *text;
   int length;
-  bool reads_data;
+  bool reads_data, uses_tensors;
   instruction code[];
 };
 
@@ -55,7 +55,7 @@ typedef struct parser {
   const char *text, *at;
   const fk_expr_scope *scope;
   int length, depth, nesting;
-  bool reads_data;
+  bool reads_data, uses_tensors;
   instruction code[MAX_CODE];
 } parser;
 
@@ -117,6 +117,7 @@ static fk_status parse_tensor_function(parser *p, opcode op) {
     FK_TRY(expect(p, ",", "expected ','"));
     FK_TRY(read_tensor(p, &in.arg2));
   }
+  p->uses_tensors = true;
   if (op != OP_PRESENT && op != OP_ITEMSIZE) p->reads_data = true;
   FK_TRY(expect(p, ")", "expected ')'"));
   return emit(p, in, +1);
@@ -134,9 +135,9 @@ static fk_status parse_name(parser *p) {
   static const struct {
     const char *name;
     opcode op;
-  } functions[] = {{"present", OP_PRESENT}, {"itemsize", OP_ITEMSIZE}, {"sum", OP_SUM}, {"largest", OP_LARGEST},
-                   {"pairs", OP_PAIRS},     {"cross", OP_CROSS},       {"min", OP_MIN}, {"max", OP_MAX},
-                   {"ceil_div", OP_CEIL_DIV}};
+  } functions[] = {{"present", OP_PRESENT}, {"itemsize", OP_ITEMSIZE}, {"sum", OP_SUM},
+                   {"largest", OP_LARGEST}, {"pairs", OP_PAIRS},       {"cross", OP_CROSS},
+                   {"min", OP_MIN},         {"max", OP_MAX},           {"ceil_div", OP_CEIL_DIV}};
   char name[128];
   const char *start = p->at;
   if (!read_name(p, name, sizeof name)) return syntax(p, "expected a number, a name or '('");
@@ -205,6 +206,7 @@ static fk_status parse_level(parser *p, int level) {
     if (operators[i].level == level && accept(p, operators[i].token)) {
       FK_TRY(parse_level(p, level + 1));
       FK_TRY(emit(p, (instruction){.op = operators[i].op}, -1));
+      if (level == 2) return FK_OK; /* comparisons do not chain: "a < b < c" would not mean what it says */
       i = 0;
     } else {
       i++;
@@ -230,7 +232,7 @@ fk_status fk_expr_parse(fk_arena *arena, const char *text, const fk_expr_scope *
   fk_expr *e = fk_arena_alloc(arena, sizeof *e + code_bytes, 16);
   char *copy = fk_arena_strdup(arena, text);
   if (!e || !copy) return FK_ERROR_MEMORY;
-  *e = (fk_expr){.text = copy, .length = p.length, .reads_data = p.reads_data};
+  *e = (fk_expr){.text = copy, .length = p.length, .reads_data = p.reads_data, .uses_tensors = p.uses_tensors};
   memcpy(e->code, p.code, code_bytes);
   *expr = e;
   return FK_OK;
@@ -244,7 +246,7 @@ static fk_status failure(const fk_expr *e, const char *what) {
 
 /* A readable one-dimensional int32 or int64 tensor of host memory. */
 static const fk_tensor *readable(const fk_any *args, int index) {
-  const fk_tensor *t = args ? fk_arg_tensor(&args[index]) : NULL;
+  const fk_tensor *t = fk_arg_tensor(&args[index]);
   if (!t || !t->data || t->device.type != FK_DL_CPU || t->ndim != 1) return NULL;
   fk_type type = fk_type_of(t);
   return type == FK_I32 || type == FK_I64 ? t : NULL;
@@ -269,9 +271,11 @@ static fk_status eval_reduction(const fk_expr *e, const instruction *in, const f
   return FK_OK;
 }
 
-/* Sequence b's entry of a tensor of lengths, or its difference of a tensor of n + 1 offsets. */
-static int64_t length_of(const fk_tensor *t, int64_t n, int64_t b) {
-  return t->shape[0] == n ? element(t, b) : element(t, b + 1) - element(t, b);
+/* Sequence b's entry of a tensor of lengths, or its difference of a tensor of n + 1 offsets. False when it is negative
+ * or no length that a machine could hold, which also keeps the arithmetic on it from overflowing. */
+static bool length_of(const fk_tensor *t, int64_t n, int64_t b, int64_t *length) {
+  int64_t end = t->shape[0] == n ? element(t, b) : element(t, b + 1), start = t->shape[0] == n ? 0 : element(t, b);
+  return !__builtin_sub_overflow(end, start, length) && *length >= 0 && *length < INT64_MAX / 4;
 }
 
 /* Causal attention right-aligned: with q queries and k keys, query i sees k - q + i + 1 keys (none if negative).
@@ -283,7 +287,8 @@ static fk_status eval_pairs(const fk_expr *e, const instruction *in, const fk_an
   if (n < 0 || (keys->shape[0] != n && keys->shape[0] != n + 1))
     return failure(e, "it needs n + 1 offsets of queries and n lengths or n + 1 offsets of keys");
   for (int64_t b = 0; b < n; b++) {
-    int64_t k = length_of(keys, n, b), q = length_of(cu, n, b), pairs;
+    int64_t k, q, pairs;
+    if (!length_of(keys, n, b, &k) || !length_of(cu, n, b, &q)) return failure(e, "a sequence has a negative length");
     if (in->op == OP_PAIRS && q > k) q = k;
     int64_t twice = in->op == OP_PAIRS ? 2 * k - q + 1 : 2 * k;
     if (__builtin_mul_overflow(q, twice, &pairs) || __builtin_add_overflow(total, pairs / 2, &total))
@@ -294,7 +299,7 @@ static fk_status eval_pairs(const fk_expr *e, const instruction *in, const fk_an
 }
 
 static bool is_none(const fk_any *args, int index) {
-  return args && args[index].type_index == FK_ANY_NONE;
+  return args[index].type_index == FK_ANY_NONE;
 }
 
 static fk_status eval_leaf(const fk_expr *e, const instruction *in, const int64_t *symbols, const fk_any *args,
@@ -305,12 +310,12 @@ static fk_status eval_leaf(const fk_expr *e, const instruction *in, const int64_
       return FK_OK;
     case OP_SYMBOL:
       *value = symbols[in->arg];
-      return FK_OK;
+      return *value == FK_UNBOUND ? failure(e, "an axis in it has no value") : FK_OK;
     case OP_PRESENT:
-      *value = args && fk_arg_tensor(&args[in->arg]) != NULL;
+      *value = fk_arg_tensor(&args[in->arg]) != NULL;
       return FK_OK;
     case OP_ITEMSIZE: {
-      const fk_tensor *t = args ? fk_arg_tensor(&args[in->arg]) : NULL;
+      const fk_tensor *t = fk_arg_tensor(&args[in->arg]);
       *value = t ? (t->dtype.bits + 7) / 8 : 0;
       return FK_OK;
     }
@@ -383,6 +388,7 @@ static bool apply(opcode op, int64_t a, int64_t b, int64_t *r) {
 fk_status fk_expr_eval(const fk_expr *e, const int64_t *symbols, const fk_any *args, int64_t *value) {
   int64_t stack[MAX_STACK];
   int top = 0;
+  if (e->uses_tensors && !args) return failure(e, "it asks about tensors, and there are none here");
   for (const instruction *in = e->code; in < e->code + e->length; in++) {
     if (in->op <= OP_CROSS) {
       FK_TRY(eval_leaf(e, in, symbols, args, &stack[top++]));
@@ -402,6 +408,10 @@ fk_status fk_expr_eval(const fk_expr *e, const int64_t *symbols, const fk_any *a
 
 bool fk_expr_reads_data(const fk_expr *expr) {
   return expr->reads_data;
+}
+
+bool fk_expr_uses_tensors(const fk_expr *expr) {
+  return expr->uses_tensors;
 }
 
 const char *fk_expr_text(const fk_expr *expr) {

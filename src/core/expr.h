@@ -10,7 +10,8 @@
  * present(t), itemsize(t), sum(t), largest(t), pairs(q, k), cross(q, k) of tensor arguments. present says whether an
  * optional tensor was given, itemsize its bytes per element; the others read an integer tensor: pairs(cu_seqlens_q,
  * seq_lens) counts the query-key pairs of ragged causal attention, cross those without the causal mask; k may also be
- * offsets (cu_seqlens_k). Each is 0 where a tensor is absent. An expression that reads data cannot be part of a shape. */
+ * offsets (cu_seqlens_k). Each is 0 where a tensor is absent. A shape uses no tensor function. Both sides of "&&" and
+ * "||" are always computed. */
 #ifndef FK_CORE_EXPR_H
 #define FK_CORE_EXPR_H
 
@@ -37,6 +38,7 @@ fk_status fk_expr_parse(fk_arena *arena, const char *text, const fk_expr_scope *
 fk_status fk_expr_eval(const fk_expr *expr, const int64_t *symbols, const fk_any *args, int64_t *value);
 
 bool fk_expr_reads_data(const fk_expr *expr);
+bool fk_expr_uses_tensors(const fk_expr *expr); /* any tensor function, present and itemsize included */
 const char *fk_expr_text(const fk_expr *expr);
 
 /* True when every symbol that the expression uses has a value (is not FK_UNBOUND). */

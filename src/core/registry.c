@@ -84,6 +84,10 @@ static size_t likeness(const char *a, const char *b) {
 
 const fk_task *fk_task_find(const char *name) {
   if (!ready()) return NULL;
+  if (!name) {
+    fk_fail(FK_ERROR_ARGUMENT, "expected the name of a task, got NULL");
+    return NULL;
+  }
   const fk_task *task = *slot(name);
   if (task) return task;
   const fk_task *near = NULL;

@@ -1,5 +1,6 @@
 /* task.json -> fk_task. Every rule of docs/task-json.md is enforced here and nowhere else. */
 #include <ctype.h>
+#include <float.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,6 +35,27 @@ static fk_status get_string(parser *p, const json_t *object, const char *place, 
     return BAD(p, "%s%s: expected a non-empty string, got %s", place, key, type_text(v));
   *text = fk_arena_strdup(p->arena, json_string_value(v));
   return *text ? FK_OK : FK_ERROR_MEMORY;
+}
+
+/* A key that must be an array or absent. */
+static fk_status get_array(parser *p, const json_t *object, const char *place, const char *key, const json_t **array) {
+  *array = json_object_get(object, key);
+  if (!*array || json_is_array(*array)) return FK_OK;
+  return BAD(p, "%s%s: expected an array, got %s", place, key, type_text(*array));
+}
+
+static fk_status get_bool(parser *p, const json_t *object, const char *place, const char *key, bool *value) {
+  const json_t *v = json_object_get(object, key);
+  if (v && !json_is_boolean(v)) return BAD(p, "%s.%s: expected true or false, got %s", place, key, type_text(v));
+  *value = json_is_true(v);
+  return FK_OK;
+}
+
+static fk_status get_number(parser *p, const json_t *object, const char *place, const char *key, double *value) {
+  const json_t *v = json_object_get(object, key);
+  if (v && !json_is_number(v)) return BAD(p, "%s.%s: expected a number, got %s", place, key, type_text(v));
+  if (v) *value = json_number_value(v);
+  return FK_OK;
 }
 
 /* Fails on keys that no rule reads: a misspelt key must not be silently ignored. */
@@ -106,7 +128,7 @@ static fk_status parse_axes(parser *p, const json_t *root) {
       FK_TRY(add_symbol(p, name, FK_AXIS_VAR, &index));
     } else if (kind && strcmp(kind, "const") == 0) {
       FK_TRY(add_symbol(p, name, FK_AXIS_CONST, &index));
-    } else if (json_is_object(v) && json_is_string(json_object_get(v, "expr"))) {
+    } else if (json_is_string(json_object_get(v, "expr")) && json_object_size(v) == 1) {
       FK_TRY(add_symbol(p, name, FK_AXIS_EXPR, &index)); /* compiled when all names are known */
     } else {
       return BAD(p, "axes.%s: expected \"var\", \"const\" or {\"expr\": \"...\"}, got %s", name, type_text(v));
@@ -168,13 +190,18 @@ static fk_status parse_attribute(parser *p, fk_arg *arg, const json_t *v) {
   static const char *const keys[] = {"type", "default", "min", "max", "enum", "doc", NULL};
   FK_TRY(only_keys(p, v, arg->name, keys));
   const char *type = json_string_value(json_object_get(v, "type"));
-  const json_t *min = json_object_get(v, "min"), *max = json_object_get(v, "max");
-  arg->min = json_is_number(min) ? json_number_value(min) : -9.2e18;
-  arg->max = json_is_number(max) ? json_number_value(max) : 9.2e18;
+  bool is_float = type && strcmp(type, "float") == 0;
+  arg->min = is_float ? -DBL_MAX : -9.2e18; /* below the range of int64_t, so that a double holds the limit */
+  arg->max = is_float ? DBL_MAX : 9.2e18;
+  FK_TRY(get_number(p, v, arg->name, "min", &arg->min));
+  FK_TRY(get_number(p, v, arg->name, "max", &arg->max));
+  if (arg->min > arg->max) return BAD(p, "attributes.%s.min: %g is above max", arg->name, arg->min);
+  if (json_object_get(v, "enum") && (!type || strcmp(type, "enum") != 0))
+    return BAD(p, "attributes.%s.enum: only an attribute of type enum has names", arg->name);
   arg->symbol = -1;
   if (type && strcmp(type, "int") == 0) {
     arg->type = FK_ATTR_INT;
-  } else if (type && strcmp(type, "float") == 0) {
+  } else if (is_float) {
     arg->type = FK_ATTR_FLOAT;
   } else if (type && strcmp(type, "bool") == 0) {
     arg->type = FK_ATTR_BOOL;
@@ -215,14 +242,19 @@ static fk_status parse_dim(parser *p, const fk_arg *arg, const json_t *v, int at
     return FK_OK;
   }
   FK_TRY(parse_expr(p, text, arg->name, &dim->expr));
-  if (fk_expr_reads_data(dim->expr)) return BAD(p, "%s.shape[%d]: a shape cannot depend on data", arg->name, at);
+  if (fk_expr_uses_tensors(dim->expr))
+    return BAD(p, "%s.shape[%d]: a shape cannot depend on tensors or their data", arg->name, at);
   dim->symbol = fk_expr_as_symbol(dim->expr);
-  if (dim->symbol >= 0) dim->expr = NULL;
+  if (dim->symbol < 0) return FK_OK;
+  const fk_symbol *s = &p->symbols[dim->symbol];
+  if (s->kind == FK_AXIS_EXPR && fk_expr_reads_data(s->expr))
+    return BAD(p, "%s.shape[%d]: axis %s depends on data, which a shape cannot", arg->name, at, s->name);
+  dim->expr = NULL;
   return FK_OK;
 }
 
 static fk_status parse_shape(parser *p, const fk_arg *arg, const json_t *v, fk_shape *shape) {
-  if (json_is_null(v)) {
+  if (json_is_null(v) && p->task->num_layouts) {
     shape->absent = true;
     return arg->optional ? FK_OK : BAD(p, "%s: absent in a layout, but not optional", arg->name);
   }
@@ -258,7 +290,7 @@ static fk_status parse_dtype(parser *p, fk_arg *arg, const json_t *v) {
   fk_type type;
   if (text && !fk_type_parse(text, &type)) {
     arg->same_dtype_as = find_tensor(p, text);
-    if (arg->same_dtype_as < 0 || &p->args[arg->same_dtype_as] == arg)
+    if (arg->same_dtype_as < 0 || &p->args[arg->same_dtype_as] >= arg)
       return BAD(p, "%s.dtype: \"%s\" is neither a dtype nor an earlier tensor", arg->name, text);
     return FK_OK;
   }
@@ -315,10 +347,11 @@ static fk_status parse_values(parser *p, fk_arg *arg, const json_t *v) {
   if (i == n) return BAD(p, "%s.values.kind: unknown kind \"%s\"", arg->name, kind ? kind : "");
   values->kind = kinds[i].kind;
   bool uniform = values->kind == FK_VALUES_UNIFORM;
-  const json_t *a = json_object_get(v, uniform ? "low" : "mean"), *b = json_object_get(v, uniform ? "high" : "std");
-  if (a) values->a = json_number_value(a);
-  if (b) values->b = json_number_value(b);
-  values->unique = json_is_true(json_object_get(v, "unique"));
+  char place[160];
+  snprintf(place, sizeof place, "%s.values", arg->name);
+  FK_TRY(get_number(p, v, place, uniform ? "low" : "mean", &values->a));
+  FK_TRY(get_number(p, v, place, uniform ? "high" : "std", &values->b));
+  FK_TRY(get_bool(p, v, place, "unique", &values->unique));
   if (kinds[i].bound) FK_TRY(values_expr(p, arg, v, kinds[i].bound, &values->bound));
   if (kinds[i].tensor) FK_TRY(values_tensor(p, arg, v, kinds[i].tensor, &values->tensor));
   return FK_OK;
@@ -326,13 +359,16 @@ static fk_status parse_values(parser *p, fk_arg *arg, const json_t *v) {
 
 static fk_status parse_may_alias(parser *p, fk_arg *arg, const json_t *v) {
   if (!v) return FK_OK;
+  if (!json_is_array(v)) return BAD(p, "%s.may_alias: expected an array, got %s", arg->name, type_text(v));
+  if (arg->role != FK_OUTPUT) return BAD(p, "%s.may_alias: only an output can alias", arg->name);
   size_t n = json_array_size(v);
   int *list = fk_arena_calloc(p->arena, n + 1, sizeof *list);
   if (!list) return FK_ERROR_MEMORY;
   for (size_t i = 0; i < n; i++) {
     const char *name = json_string_value(json_array_get(v, i));
     list[i] = name ? find_tensor(p, name) : -1;
-    if (list[i] < 0) return BAD(p, "%s.may_alias[%zu]: expected the name of a tensor argument", arg->name, i);
+    if (list[i] < 0 || &p->args[list[i]] == arg)
+      return BAD(p, "%s.may_alias[%zu]: expected the name of a tensor argument", arg->name, i);
   }
   list[n] = -1;
   arg->may_alias = list;
@@ -344,11 +380,12 @@ static fk_status parse_tensor(parser *p, const json_t *root, fk_arg *arg, const 
                                      "values", "may_alias", "doc",      NULL};
   FK_TRY(only_keys(p, v, arg->name, keys));
   arg->symbol = -1;
-  arg->optional = json_is_true(json_object_get(v, "optional"));
-  arg->inout = json_is_true(json_object_get(v, "inout"));
+  FK_TRY(get_bool(p, v, arg->name, "optional", &arg->optional));
+  FK_TRY(get_bool(p, v, arg->name, "inout", &arg->inout));
   if (arg->inout && arg->role != FK_INPUT) return BAD(p, "%s.inout: only an input can be in-out", arg->name);
-  const char *strides = json_string_value(json_object_get(v, "strides"));
-  if (!strides || strcmp(strides, "rows") == 0)
+  const char *strides = "rows";
+  if (json_object_get(v, "strides")) strides = json_string_value(json_object_get(v, "strides")) ?: "";
+  if (strcmp(strides, "rows") == 0)
     arg->strides = FK_STRIDES_ROWS;
   else if (strcmp(strides, "contiguous") == 0)
     arg->strides = FK_STRIDES_CONTIGUOUS;
@@ -374,6 +411,9 @@ static fk_status add_arg(parser *p, fk_role role, const char *name) {
   if (!copy || !c_name) return FK_ERROR_MEMORY;
   for (char *c = c_name; *c; c++)
     if (*c == '.') *c = '_';
+  for (int i = 0; i < p->task->num_args; i++)
+    if (strcmp(p->args[i].c_name, c_name) == 0)
+      return BAD(p, "%s: is %s in C, and so is %s", name, c_name, p->args[i].name);
   *arg = (fk_arg){.name = copy, .c_name = c_name, .doc = "", .role = role, .symbol = -1};
   p->task->num_args++;
   return FK_OK;
@@ -392,7 +432,9 @@ static fk_status parse_args(parser *p, const json_t *root) {
       if (!json_is_object(v)) return BAD(p, "%s.%s: expected an object, got %s", groups[role], name, type_text(v));
       FK_TRY(add_arg(p, role, name));
       fk_arg *arg = &p->args[p->task->num_args - 1];
-      if (json_object_get(v, "doc")) FK_TRY(get_string(p, v, name, "doc", &arg->doc));
+      char place[160];
+      snprintf(place, sizeof place, "%s.", name);
+      if (json_object_get(v, "doc")) FK_TRY(get_string(p, v, place, "doc", &arg->doc));
       if (role == FK_ATTRIBUTE) FK_TRY(parse_attribute(p, arg, v));
       ++*counts[role];
     }
@@ -437,6 +479,7 @@ static fk_status check_layout_names(parser *p, const json_t *root) {
   const char *layout, *name;
   json_t *shapes, *v;
   json_object_foreach(json_object_get(root, "layouts"), layout, shapes) {
+    if (!json_is_object(shapes)) return BAD(p, "layouts.%s: expected an object, got %s", layout, type_text(shapes));
     json_object_foreach(shapes, name, v) {
       if (find_tensor(p, name) < 0) return BAD(p, "layouts.%s.%s: no tensor argument has this name", layout, name);
     }
@@ -454,7 +497,10 @@ static fk_status parse_mirrors(parser *p, const json_t *root) {
   fk_mirror *mirrors = fk_arena_calloc(p->arena, n, sizeof *mirrors);
   if (!mirrors) return FK_ERROR_MEMORY;
   for (size_t i = 0; i < n; i++) {
-    const json_t *m = json_array_get(list, i), *arguments = json_object_get(m, "arguments");
+    static const char *const keys[] = {"library", "symbol", "arguments", "notes", NULL};
+    const json_t *m = json_array_get(list, i), *arguments;
+    FK_TRY(only_keys(p, m, "mirrors", keys));
+    FK_TRY(get_array(p, m, "mirrors.", "arguments", &arguments));
     FK_TRY(get_string(p, m, "mirrors.", "library", &mirrors[i].library));
     FK_TRY(get_string(p, m, "mirrors.", "symbol", &mirrors[i].symbol));
     const char **names = fk_arena_calloc(p->arena, json_array_size(arguments) + 1, sizeof *names);
@@ -473,7 +519,8 @@ static fk_status parse_mirrors(parser *p, const json_t *root) {
 
 static fk_status parse_formulas(parser *p, const json_t *root) {
   fk_task *t = p->task;
-  const json_t *constraints = json_object_get(root, "constraints");
+  const json_t *constraints;
+  FK_TRY(get_array(p, root, "", "constraints", &constraints));
   size_t n = json_array_size(constraints);
   const fk_expr **list = fk_arena_calloc(p->arena, n + 1, sizeof *list);
   if (!list) return FK_ERROR_MEMORY;
@@ -488,8 +535,10 @@ static fk_status parse_formulas(parser *p, const json_t *root) {
   const char *flops;
   FK_TRY(get_string(p, root, "", "flops", &flops));
   FK_TRY(parse_expr(p, flops, "flops", &t->flops));
-  const char *bytes = json_string_value(json_object_get(root, "bytes"));
-  return bytes ? parse_expr(p, bytes, "bytes", &t->bytes) : FK_OK;
+  const char *bytes;
+  if (!json_object_get(root, "bytes")) return FK_OK;
+  FK_TRY(get_string(p, root, "", "bytes", &bytes));
+  return parse_expr(p, bytes, "bytes", &t->bytes);
 }
 
 static fk_status parse_root(parser *p, const json_t *root) {
@@ -529,6 +578,8 @@ fk_status fk_task_parse(fk_arena *arena, const char *json, size_t length, const 
   *task = NULL;
   json_error_t error;
   json_t *root = json_loadb(json, length, JSON_REJECT_DUPLICATES, &error);
+  if (!root && json_error_code(&error) == json_error_out_of_memory)
+    return fk_fail(FK_ERROR_MEMORY, "%s: out of memory", where);
   if (!root) return fk_fail(FK_ERROR_FORMAT, "%s:%d:%d: %s", where, error.line, error.column, error.text);
   fk_task *t = fk_arena_calloc(arena, 1, sizeof *t);
   parser *p = fk_arena_calloc(arena, 1, sizeof *p);

@@ -22,6 +22,7 @@ static fk_tensor *failed(fk_context *ctx, fk_status status) {
 
 /* A descriptor with its shape and strides behind it; strides are filled as contiguous. */
 static fk_tensor *descriptor(fk_context *ctx, fk_type type, const int64_t *shape, int32_t ndim) {
+  if (!fk_type_bit(type)) return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "tensor: unknown dtype %#x", (unsigned)type));
   if (ndim < 0 || ndim > FK_MAX_DIMS)
     return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "tensor: expected 0 to %d dimensions, got %d", FK_MAX_DIMS, ndim));
   size_t dims = (size_t)ndim * sizeof(int64_t);
@@ -30,7 +31,7 @@ static fk_tensor *descriptor(fk_context *ctx, fk_type type, const int64_t *shape
   *t = (fk_tensor){.device = {FK_DL_CPU, 0}, .ndim = ndim, .dtype = fk_dtype_from(type)};
   t->shape = (int64_t *)(t + 1);
   t->strides = t->shape + ndim;
-  memcpy(t->shape, shape, dims);
+  if (dims) memcpy(t->shape, shape, dims);
   int64_t stride = 1;
   for (int32_t i = ndim - 1; i >= 0; i--) {
     t->strides[i] = stride;
@@ -54,6 +55,7 @@ fk_tensor *fk_empty_shape(fk_context *ctx, fk_type type, const int64_t *shape, i
 }
 
 fk_tensor *fk_empty_like(fk_context *ctx, const fk_tensor *like) {
+  if (!like) return NULL; /* a failed temporary: already pending */
   return fk_empty_shape(ctx, fk_type_of(like), like->shape, like->ndim);
 }
 
@@ -62,7 +64,7 @@ fk_tensor *fk_wrap(fk_context *ctx, void *data, fk_type type, const int64_t *sha
   fk_tensor *t = descriptor(ctx, type, shape, ndim);
   if (!t) return NULL;
   t->data = data;
-  if (strides) memcpy(t->strides, strides, (size_t)ndim * sizeof *strides);
+  if (strides && ndim > 0) memcpy(t->strides, strides, (size_t)ndim * sizeof *strides);
   return t;
 }
 
@@ -75,30 +77,25 @@ static fk_tensor *view_of(fk_context *ctx, const fk_tensor *t, const int64_t *sh
   return v;
 }
 
-/* Splits and merges dimensions as far as strides allow: merged dimensions must lie one after the other in memory. */
+/* Splits and merges dimensions as far as strides allow: merged dimensions must lie one after the other in memory.
+ * Dimensions of size 1 are left out first, since their strides mean nothing. */
 static bool view_strides(const fk_tensor *t, fk_tensor *v) {
-  int32_t i = t->ndim - 1, j = v->ndim - 1;
-  while (i >= 0 && j >= 0) {
-    int64_t have = t->shape[i], want = v->shape[j], stride = fk_stride(t, i);
-    int32_t first = j;
-    while (have != want) {
-      if (have < want) {
-        if (i == 0 || (t->shape[i - 1] != 1 && fk_stride(t, i - 1) != fk_stride(t, i) * t->shape[i])) return false;
-        have *= t->shape[--i];
-      } else {
-        if (j == 0) return false;
-        want *= v->shape[--j];
-      }
-    }
-    for (int32_t k = first; k >= j; k--) {
-      v->strides[k] = stride;
-      stride *= v->shape[k];
-    }
-    i--;
-    j--;
+  int64_t shape[FK_MAX_DIMS], strides[FK_MAX_DIMS];
+  int32_t n = 0, j = v->ndim - 1;
+  for (int32_t i = 0; i < t->ndim; i++) {
+    if (t->shape[i] == 1) continue;
+    shape[n] = t->shape[i];
+    strides[n++] = fk_stride(t, i);
   }
-  for (; i >= 0; i--)
-    if (t->shape[i] != 1) return false;
+  for (int32_t i = n - 1; i >= 0; i--) {
+    int64_t stride = strides[i], run = shape[i], taken = 1;
+    for (; i > 0 && strides[i - 1] == strides[i] * shape[i]; i--) run *= shape[i - 1];
+    for (; j >= 0 && (taken < run || v->shape[j] == 1); j--) {
+      v->strides[j] = stride * taken;
+      taken *= v->shape[j];
+    }
+    if (taken != run) return false;
+  }
   for (; j >= 0; j--) v->strides[j] = 1; /* only sizes of 1 are left */
   return true;
 }
@@ -111,7 +108,8 @@ fk_tensor *fk_view_shape(fk_context *ctx, const fk_tensor *t, const int64_t *sha
     return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "view: %lld elements cannot be viewed as %lld",
                                (long long)fk_numel(t), (long long)fk_numel(v)));
   if (fk_numel(v) == 0 || fk_is_contiguous(t)) return v;
-  if (!view_strides(t, v)) return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "view: the tensor's strides do not allow it"));
+  if (t->ndim > FK_MAX_DIMS || !view_strides(t, v))
+    return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "view: the tensor's strides do not allow it"));
   return v;
 }
 
@@ -119,13 +117,16 @@ fk_tensor *fk_slice(fk_context *ctx, const fk_tensor *t, int32_t axis, int64_t s
   if (!t) return NULL;
   if (axis < 0) axis += t->ndim;
   if (axis < 0 || axis >= t->ndim || start < 0 || length < 0 || start > t->shape[axis] - length)
-    return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "slice: elements %lld to %lld of axis %d do not exist",
-                               (long long)start, (long long)(start + length), axis));
+    return failed(
+        ctx, fk_fail(FK_ERROR_ARGUMENT, "slice: expected a range within axis %d of %d, got %lld elements from %lld",
+                     axis, t->ndim, (long long)length, (long long)start));
   fk_tensor *v = view_of(ctx, t, t->shape, t->ndim);
   if (!v) return NULL;
   for (int32_t i = 0; i < t->ndim; i++) v->strides[i] = fk_stride(t, i);
   v->shape[axis] = length;
-  v->byte_offset += (uint64_t)(start * v->strides[axis]) * fk_type_bits(fk_type_of(t)) / 8;
+  int64_t bits = start * v->strides[axis] * (int64_t)fk_type_bits(fk_type_of(t));
+  if (bits % 8) return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "slice: it would start within a byte"));
+  v->byte_offset += (uint64_t)(bits / 8); /* modulo 2^64: strides may be negative */
   return v;
 }
 
@@ -163,10 +164,13 @@ static fk_status copy_axis(const copier *c, int32_t axis, const char *src, char 
 fk_status fk_copy(const fk_tensor *from, const fk_tensor *to) {
   copier c = {
       from, to, fk_type_of(from), fk_type_of(to), fk_type_bits(fk_type_of(from)) / 8, fk_type_bits(fk_type_of(to)) / 8};
-  if (from->ndim != to->ndim || memcmp(from->shape, to->shape, (size_t)from->ndim * sizeof *from->shape) != 0)
-    return fk_fail(FK_ERROR_ARGUMENT, "copy: the shapes differ");
+  bool same = from->ndim == to->ndim;
+  for (int32_t i = 0; same && i < from->ndim; i++) same = from->shape[i] == to->shape[i];
+  if (!same) return fk_fail(FK_ERROR_ARGUMENT, "copy: the shapes differ");
   int64_t n = fk_numel(from);
   if (n == 0) return FK_OK;
+  if (from->device.type != FK_DL_CPU || to->device.type != FK_DL_CPU || !from->data || !to->data)
+    return fk_fail(FK_ERROR_ARGUMENT, "copy: expected two host tensors with data");
   if (fk_is_contiguous(from) && fk_is_contiguous(to))
     return fk_convert_row(c.to_type, fk_data(to), c.from_type, fk_data(from), n);
   if (c.from_size == 0 || c.to_size == 0)

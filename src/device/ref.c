@@ -10,7 +10,7 @@ static fk_type wide(fk_type type) {
 }
 
 fk_status fk_ref_run(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args) {
-  fk_any widened[FK_MAX_ARGS], result = {0};
+  fk_any widened[FK_MAX_ARGS];
   for (int i = 0; i < task->num_args; i++) {
     widened[i] = args[i];
     const fk_tensor *t = fk_arg_is_tensor(&task->args[i]) ? fk_arg_tensor(&args[i]) : NULL;
@@ -20,8 +20,7 @@ fk_status fk_ref_run(fk_context *ctx, const fk_task *task, const fk_impl *impl, 
     if (task->args[i].role != FK_OUTPUT) FK_TRY(fk_copy(t, w));
     widened[i] = fk_any_tensor(w);
   }
-  int rc = impl->fn(impl->self, widened, task->num_args, &result);
-  if (rc != 0) return impl->foreign || rc < -FK_ERROR_KERNEL || rc > 0 ? FK_ERROR_KERNEL : (fk_status)-rc;
+  FK_TRY(fk_impl_call(ctx, task, impl, widened));
   for (int i = 0; i < task->num_args; i++) {
     if (!fk_arg_is_tensor(&task->args[i]) || !fk_arg_is_written(&task->args[i])) continue;
     const fk_tensor *t = fk_arg_tensor(&args[i]), *w = fk_arg_tensor(&widened[i]);
