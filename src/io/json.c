@@ -31,18 +31,29 @@ fk_status fk_json_load(const char *path, size_t max_bytes, json_t **root) {
   return status;
 }
 
+/* Measures, then fills: json_dumps would grow its own buffer and not always notice that it could not. */
+fk_status fk_json_print(const json_t *root, size_t flags, const char *where, char **text) {
+  size_t size = json_dumpb(root, NULL, 0, flags);
+  *text = size ? malloc(size + 1) : NULL;
+  if (!*text || json_dumpb(root, *text, size, flags) != size) {
+    free(*text);
+    *text = NULL;
+    return fk_fail(FK_ERROR_MEMORY, "%s: no memory to format JSON", where);
+  }
+  (*text)[size] = 0;
+  return FK_OK;
+}
+
 fk_status fk_json_write(const char *path, const json_t *root) {
   fk_atomic_file file = {0};
-  char *text = json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_ENCODE_ANY);
-  if (!text) return fk_fail(FK_ERROR_MEMORY, "%s: cannot format JSON: no memory, or text that is no UTF-8", path);
+  char *text;
+  FK_TRY(fk_json_print(root, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_ENCODE_ANY, path, &text));
   fk_status status = fk_atomic_open(&file, path);
   if (status == FK_OK) status = fk_atomic_write(&file, text, strlen(text));
   if (status == FK_OK) status = fk_atomic_write(&file, "\n", 1);
   if (status == FK_OK) status = fk_atomic_commit(&file);
   fk_atomic_abandon(&file);
-  json_free_t release;
-  json_get_alloc_funcs(NULL, &release);
-  release(text);
+  free(text);
   return status;
 }
 

@@ -25,6 +25,9 @@ typedef struct fk_json {
 fk_status fk_json_load(const char *path, size_t max_bytes, json_t **root);
 fk_status fk_json_parse(const char *text, size_t size, const char *where, json_t **root);
 
+/* The text of a value, NUL-terminated; the caller frees *text. flags are jansson's. where is for messages. */
+fk_status fk_json_print(const json_t *root, size_t flags, const char *where, char **text);
+
 /* Writes indented JSON with sorted keys atomically: equal values give equal files. */
 fk_status fk_json_write(const char *path, const json_t *root);
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "io/file.h"
+#include "io/json.h"
 #include "io/safetensors.h"
 #include "io/utf8.h"
 
@@ -94,8 +95,7 @@ static fk_status build_header(const char *path, const placed *order, size_t coun
       status = fk_fail(FK_ERROR_MEMORY, "%s: no memory for the header", path);
     offset = end;
   }
-  if (status == FK_OK && !(*text = json_dumps(header, JSON_COMPACT)))
-    status = fk_fail(FK_ERROR_MEMORY, "%s: no memory for the header", path);
+  if (status == FK_OK) status = fk_json_print(header, JSON_COMPACT, path, text);
   json_decref(header);
   return status;
 }
@@ -119,7 +119,6 @@ static fk_status write_parts(const char *path, const char *header, const placed 
 fk_status fk_safetensors_write(const char *path, const fk_stored *items, size_t count, const char *const *metadata) {
   fk_status status = FK_OK;
   char *header = NULL;
-  json_free_t release;
   placed *order = calloc(count ? count : 1, sizeof *order);
   if (!order) return fk_fail(FK_ERROR_MEMORY, "%s: no memory to order %zu tensors", path, count);
   for (size_t i = 0; status == FK_OK && i < count; i++) status = place(path, &items[i], i, &order[i]);
@@ -129,8 +128,7 @@ fk_status fk_safetensors_write(const char *path, const fk_stored *items, size_t 
   if (status == FK_OK) status = write_parts(path, header, order, count);
 
 cleanup:
-  json_get_alloc_funcs(NULL, &release);
-  if (header) release(header);
+  free(header);
   free(order);
   return status;
 }
