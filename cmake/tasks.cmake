@@ -4,7 +4,8 @@ set(FK_GENERATED ${CMAKE_BINARY_DIR}/generated)
 
 file(GLOB FK_TASK_FILES CONFIGURE_DEPENDS
      ${CMAKE_SOURCE_DIR}/kernels/*/*/task.json ${CMAKE_SOURCE_DIR}/blocks/*/*/task.json)
-file(GLOB FK_PRESET_FILES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/models/*/presets/*.json)
+file(GLOB FK_PRESET_FILES CONFIGURE_DEPENDS
+     ${CMAKE_SOURCE_DIR}/models/*/presets/*.json ${CMAKE_SOURCE_DIR}/workloads/*.json)
 file(GLOB FK_PLAIN_FILES CONFIGURE_DEPENDS
      ${CMAKE_SOURCE_DIR}/kernels/*/*/ref.c ${CMAKE_SOURCE_DIR}/kernels/*/*/compose.c
      ${CMAKE_SOURCE_DIR}/blocks/*/*/compose.c ${CMAKE_SOURCE_DIR}/blocks/*/*/ref.c ${CMAKE_SOURCE_DIR}/models/*/*.c)
@@ -41,6 +42,10 @@ if(FK_ONEDNN AND FK_ONEDNN_INCLUDE)
   target_compile_definitions(fk_kernels INTERFACE FK_HAVE_ONEDNN)
 endif()
 
+# Contraction to FMA, in the CPU kernels only. A property of the files because only those options come after the
+# contract=off that all targets share.
+set_source_files_properties(${FK_CPU_FILES} PROPERTIES COMPILE_OPTIONS -ffp-contract=fast)
+
 set(FK_ISAS baseline)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|amd64|AMD64")
   list(APPEND FK_ISAS avx2 avx512)
@@ -55,8 +60,8 @@ foreach(isa ${FK_ISAS})
     add_dependencies(fk_cpu_${isa} fk_generate)
     target_link_libraries(fk_cpu_${isa} PRIVATE fk_kernels)
     target_compile_definitions(fk_cpu_${isa} PRIVATE FK_ISA=${isa})
-    # Contraction to FMA and no errno/traps: faster, and no less exact. NaN, Inf and signed zero keep their meaning.
-    target_compile_options(fk_cpu_${isa} PRIVATE -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math ${FK_ISA_FLAGS_${isa}})
+    # No errno and no traps: faster, and no less exact. NaN, Inf and signed zero keep their meaning.
+    target_compile_options(fk_cpu_${isa} PRIVATE -O3 -fno-math-errno -fno-trapping-math ${FK_ISA_FLAGS_${isa}})
     list(APPEND FK_CPU_OBJECTS $<TARGET_OBJECTS:fk_cpu_${isa}>)
   endif()
 endforeach()
