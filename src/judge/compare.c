@@ -73,15 +73,16 @@ fk_status fk_tolerance_of(const fk_plan *plan, int arg, fk_tolerance *tolerance)
 
 /* ---- Measuring ------------------------------------------------------------------------------------------- */
 
-/* Below this, an absolute difference is the dtype's underflow, not an error. */
+/* What a difference may owe to the smallest numbers of the dtype: half their spacing and a little; all of the smallest
+ * normal number where a machine may flush to zero. Taken off every difference. */
 static double underflow(fk_type type) {
   switch (type) {
     case FK_F16:
-      return 0x1p-25;
+      return 0x1.1p-25;
     case FK_F8_E4M3FN:
-      return 0x1p-10;
+      return 0x1.1p-10;
     case FK_F8_E5M2:
-      return 0x1p-17;
+      return 0x1.1p-17;
     case FK_F4_E2M1:
       return 0.25;
     case FK_F64:
@@ -145,7 +146,8 @@ static int64_t row_length(const fk_tensor *t) {
 typedef struct measure {
   fk_errors errors;
   int64_t mismatched, first_mismatch, worst_at, judged;
-  double rms; /* of y64's finite elements */
+  double rms;       /* of y64's finite elements */
+  double effective; /* how many elements carry the norm: n when all are alike, 1 when one stands out */
 } measure;
 
 static double rms_of(const walker *truth, int64_t start, int64_t n, int64_t *judged) {
@@ -164,7 +166,7 @@ static double rms_of(const walker *truth, int64_t start, int64_t n, int64_t *jud
 static void measure_floats(const fk_tensor *y, const fk_tensor *y64, measure *m) {
   walker a = walk(y), truth = walk(y64);
   int64_t numel = fk_numel(y), row = row_length(y);
-  double squares = 0, projected = 0, norm = 0, tiny = underflow(a.type);
+  double squares = 0, projected = 0, norm = 0, fourth = 0, tiny = underflow(a.type);
   *m = (measure){.first_mismatch = -1, .worst_at = -1};
   m->rms = rms_of(&truth, 0, numel, &m->judged);
   for (int64_t start = 0; start < numel; start += row) {
@@ -174,16 +176,19 @@ static void measure_floats(const fk_tensor *y, const fk_tensor *y64, measure *m)
       int agree = agree_nonfinite(a.type, v, t);
       if (agree == 0 && m->mismatched++ == 0) m->first_mismatch = i;
       if (agree >= 0) continue;
-      double d = v - t, over = fabs(d) <= tiny ? 0 : fabs(d) / (scale + fabs(t));
+      double d = v - t;
+      d = copysign(fmax(fabs(d) - tiny, 0), d);
+      double over = fabs(d) / (scale + fabs(t));
       squares += d * d;
       projected += d * t;
       norm += t * t;
+      fourth += t * t * t * t;
       if (over > m->errors.worst) m->errors.worst = over, m->worst_at = i;
     }
   }
-  /* Without a norm to relate to, any difference beyond underflow is infinitely wrong. */
-  double allowed = tiny * tiny * (double)numel;
-  if (squares <= allowed) return;
+  m->effective = fourth > 0 ? norm * norm / fourth : 1;
+  if (squares == 0) return;
+  /* Without a norm to relate to, any difference is infinitely wrong. */
   m->errors.error = norm > 0 ? sqrt(squares / norm) : INFINITY;
   m->errors.gain = norm > 0 ? fabs(projected) / norm : INFINITY;
 }
@@ -241,8 +246,8 @@ static void judge_floats(const fk_tolerance *tolerance, const fk_tensor *y, cons
   }
   r->limit.error = limit_of(tolerance->error, k_error, r->baseline.error);
   r->limit.worst = limit_of(tolerance->worst, k_worst, r->baseline.worst);
-  /* Independent roundings leave a gain of about error / sqrt(n). */
-  double chance = 6 * r->limit.error / sqrt((double)(m.judged > 0 ? m.judged : 1));
+  /* Independent roundings leave a gain of about error / sqrt(n), n elements carrying the norm. */
+  double chance = 6 * r->limit.error / sqrt(fmax(m.effective, 1));
   r->limit.gain = fmax(limit_of(tolerance->gain, k_gain, r->baseline.gain), chance);
   r->vacuous = m.judged == 0;
   r->num_mismatched = m.mismatched;
