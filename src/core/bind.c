@@ -193,6 +193,32 @@ static fk_status bind_shape(const fk_task *task, const fk_arg *arg, const fk_sha
   return FK_OK;
 }
 
+/* The axis that a computed dimension leaves open, from the dimension's size: "2 * intermediate_size" is 128. Solved as
+ * a linear equation and kept only when it holds. */
+static void solve_dim(const fk_expr *e, int64_t size, fk_binding *b) {
+  int unknown = fk_expr_only_unbound(e, b->symbols);
+  if (unknown < 0) return;
+  int64_t symbols[FK_MAX_SYMBOLS], at_0, at_1, slope, rest, back;
+  memcpy(symbols, b->symbols, sizeof symbols);
+  symbols[unknown] = 0;
+  if (fk_expr_eval(e, symbols, NULL, &at_0)) return;
+  symbols[unknown] = 1;
+  if (fk_expr_eval(e, symbols, NULL, &at_1)) return;
+  if (__builtin_sub_overflow(at_1, at_0, &slope) || __builtin_sub_overflow(size, at_0, &rest) || slope == 0) return;
+  if (rest % slope != 0 || rest / slope < 0) return;
+  symbols[unknown] = rest / slope;
+  if (fk_expr_eval(e, symbols, NULL, &back) == FK_OK && back == size) b->symbols[unknown] = symbols[unknown];
+}
+
+static void solve_dims(const fk_task *task, const fk_any *args, int32_t num_args, fk_binding *b) {
+  for (int i = 0; i < num_args; i++) {
+    const fk_tensor *t = fk_arg_is_tensor(&task->args[i]) ? fk_arg_tensor(&args[i]) : NULL;
+    const fk_shape *shape = t ? &task->args[i].shapes[b->layout] : NULL;
+    for (int32_t k = 0; t && k < shape->ndim; k++)
+      if (shape->dims[k].expr) solve_dim(shape->dims[k].expr, t->shape[k + t->ndim - shape->ndim], b);
+  }
+}
+
 static fk_status check_computed_dims(const fk_task *task, const fk_arg *arg, const fk_shape *shape, const fk_tensor *t,
                                      const fk_binding *b) {
   for (int32_t i = 0; i < shape->ndim; i++) {
@@ -332,6 +358,7 @@ static fk_status bind_args(const fk_task *task, fk_backend backend, const fk_any
     const fk_arg *arg = &task->args[i];
     if (arg->role != FK_ATTRIBUTE) FK_TRY(bind_tensor(task, arg, backend, args, &args[i], b));
   }
+  solve_dims(task, args, num_args, b);
   FK_TRY(bind_computed_axes(task, args, b));
   for (int i = 0; i < num_args; i++) {
     const fk_tensor *t = task->args[i].role == FK_ATTRIBUTE ? NULL : fk_arg_tensor(&args[i]);

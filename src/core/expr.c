@@ -424,6 +424,17 @@ bool fk_expr_is_bound(const fk_expr *e, const int64_t *symbols) {
   return true;
 }
 
+int fk_expr_only_unbound(const fk_expr *e, const int64_t *symbols) {
+  int found = -1;
+  for (int i = 0; i < e->length; i++) {
+    const instruction *in = &e->code[i];
+    if (in->op != OP_SYMBOL || symbols[in->arg] != FK_UNBOUND || in->arg == found) continue;
+    if (found >= 0) return -1;
+    found = in->arg;
+  }
+  return found;
+}
+
 int fk_expr_as_symbol(const fk_expr *e) {
   return e->length == 1 && e->code[0].op == OP_SYMBOL ? e->code[0].arg : -1;
 }

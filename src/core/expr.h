@@ -44,6 +44,9 @@ const char *fk_expr_text(const fk_expr *expr);
 /* True when every symbol that the expression uses has a value (is not FK_UNBOUND). */
 bool fk_expr_is_bound(const fk_expr *expr, const int64_t *symbols);
 
+/* The symbol that has no value when there is just one such, else -1. */
+int fk_expr_only_unbound(const fk_expr *expr, const int64_t *symbols);
+
 /* The index when the expression is one bare symbol, else -1. */
 int fk_expr_as_symbol(const fk_expr *expr);
 
