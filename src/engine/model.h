@@ -21,6 +21,8 @@ typedef enum fk_cache_kind {
   FK_CACHE_STATE  /* [num_slots, shape...]: one entry per sequence, found through state_slots */
 } fk_cache_kind;
 
+enum { FK_MAX_CACHES = 1024 };
+
 /* One cache tensor of a model, e.g. layer 3's keys. */
 typedef struct fk_cache_spec {
   const char *name;
@@ -47,13 +49,17 @@ typedef struct fk_batch {
 typedef struct fk_sequence_ops {
   /* Describes the caches; specs == NULL asks for their number only. */
   int (*caches)(const void *model, fk_cache_spec *specs);
-  /* Runs the batch; logits [N, vocab_size], of the model's dtype (float64 on ref). */
+  /* Runs the batch; logits [N, output_size], of the model's dtype (float64 on ref). */
   fk_status (*step)(fk_context *ctx, const void *model, const fk_batch *batch, fk_tensor *logits);
-  int64_t (*vocab_size)(const void *model);
-  int64_t (*max_position)(const void *model); /* longest sequence the model was built for */
+  int64_t (*num_embeddings)(const void *model); /* input ids lie below it */
+  int64_t (*vocab_size)(const void *model);     /* 0 for a model without head, which cannot generate */
+  int64_t (*output_size)(const void *model);    /* columns of logits: vocab_size, or without head the hidden size */
+  int64_t (*max_position)(const void *model);   /* longest sequence the model was built for */
 } fk_sequence_ops;
 
 /* ---- Classes and instances ------------------------------------------------------------------------------- */
+
+typedef struct fk_model fk_model;
 
 typedef struct fk_model_class {
   const char *name;                 /* the folder's name */
@@ -63,8 +69,8 @@ typedef struct fk_model_class {
   size_t state_size;                /* bytes of the model's own struct, zeroed before load */
   /* Reads the configuration, binds every weight. */
   fk_status (*load)(fk_loader *loader, void *model);
-  /* The public reference's forward(): reads in.NAME tensors, puts its outputs. Outputs are temporaries of ctx. */
-  fk_status (*forward)(fk_context *ctx, const void *model, const fk_tensors *inputs, fk_tensors *outputs);
+  /* The public reference's forward(): inputs and outputs named as there. Outputs are temporaries of ctx. */
+  fk_status (*forward)(fk_context *ctx, const fk_model *model, const fk_tensors *inputs, fk_tensors *outputs);
   const fk_sequence_ops *sequence; /* NULL when the model does not generate tokens */
 } fk_model_class;
 
@@ -77,29 +83,35 @@ extern const fk_preset fk_presets[];
 extern const int fk_preset_count;
 
 typedef struct fk_model_options {
-  fk_type dtype;         /* compute and storage dtype; ref ignores it (double) */
+  fk_type dtype;         /* compute and storage dtype; 0 = the configuration's; ref ignores it (double) */
   int64_t max_model_len; /* longest sequence to prepare for; 0 = the configuration's */
   bool random_weights;   /* from a preset on a computing device: normal weights from seed */
   uint64_t seed;
 } fk_model_options;
 
-typedef struct fk_model {
+struct fk_model {
   const fk_model_class *class;
   void *state; /* class->state_size bytes */
   fk_type dtype;
   fk_arena arena;
-  void *checkpoint; /* fk_checkpoint * kept open under the weights, or NULL */
-} fk_model;
+  const fk_task *step_task; /* the level-4 definition that recorders see; NULL when the model takes no steps */
+  void *checkpoint;         /* fk_checkpoint * kept open under the weights, or NULL */
+};
 
 /* source is a model folder (config.json and weights) or, when no such folder exists, a preset's name. On a meta context
  * a preset or a folder without weights is enough. On failure *model is NULL. */
 fk_status fk_model_open(fk_context *ctx, const char *source, const fk_model_options *options, fk_model **model);
+/* The same from the text of a config.json, without weights: on meta, or with random weights. where names the text in
+ * messages. */
+fk_status fk_model_open_config(fk_context *ctx, const char *json, size_t size, const char *where,
+                               const fk_model_options *options, fk_model **model);
 void fk_model_close(fk_model *model);
 
-/* Runs forward(). Tells the recorder about the level-4 call. */
+/* Runs forward(). A sequence model's forward() is one step, of which the recorder is told. */
 fk_status fk_model_forward(fk_context *ctx, const fk_model *model, const fk_tensors *inputs, fk_tensors *outputs);
 
-/* Runs one step of a sequence model. Tells the recorder about the level-4 call. */
+/* Runs one step of a sequence model. Checks the batch, indices included, unless the context is unchecked. Tells the
+ * recorder about the level-4 call: task model->step_task, whose index is -1 and which lives as long as the model. */
 fk_status fk_model_step(fk_context *ctx, const fk_model *model, const fk_batch *batch, fk_tensor *logits);
 
 /* ---- Named tensors --------------------------------------------------------------------------------------- */

@@ -1,0 +1,22 @@
+/* Steps of sequence models: the level-4 definition of a step, and forward() as one step.
+ *
+ * A model is no task of the registry: its definition is made here, named <class>_step, has index -1, and states no
+ * FLOPs of its own (they are the sum of its calls). */
+#ifndef FK_ENGINE_STEP_H
+#define FK_ENGINE_STEP_H
+
+#include "engine/model.h"
+
+/* Index tensors in, logits out; weights and caches stay inside the model. */
+fk_status fk_step_task(fk_arena *arena, const fk_model_class *class, const fk_task **task);
+
+/* forward() of a causal language model with the inputs of transformers: input_ids [B, S], optional attention_mask
+ * [B, S] (0 = padding, anywhere) and position_ids [B, S] or [1, S] (default: 0 to S - 1, whatever the mask). Puts the
+ * output [B, S, output_size] under the given name, in float32 (float64 on ref); rows of padding are zero.
+ *
+ * Real tokens are packed, so padding is never computed. As in transformers, position_ids that do not count up by one
+ * start another sequence, when there is no attention_mask. */
+fk_status fk_causal_forward(fk_context *ctx, const fk_model *model, const char *output, const fk_tensors *inputs,
+                            fk_tensors *outputs);
+
+#endif
