@@ -52,7 +52,8 @@ fk_status fk_ref_attention(fk_context *ctx, const fk_attention_args *a) {
       visible_keys(a, &s, i, &r.lo, &r.hi);
       for (r.head = 0; r.head < heads; r.head++) {
         r.kv_head = r.head / group;
-        attend(&r, fk_f64(a->q) + ((s.q0 + i) * heads + r.head) * d, fk_f64(a->out) + ((s.q0 + i) * heads + r.head) * dv);
+        attend(&r, fk_f64(a->q) + ((s.q0 + i) * heads + r.head) * d,
+               fk_f64(a->out) + ((s.q0 + i) * heads + r.head) * dv);
       }
     }
   }

@@ -1,7 +1,8 @@
 /* Who attends to whom: the sequences of a call, read and checked once for both implementations.
  *
  * A fk_sequence is plain numbers; the key rows it speaks of are found by key_row(). check_sequences() has to succeed
- * before any other function here is used: the offsets, lengths and block ids come from the caller and may be hostile. */
+ * before any other function here is used: the offsets, lengths and block ids come from the caller and may be hostile.
+ */
 #pragma once
 
 #include <limits.h>
