@@ -466,6 +466,7 @@ static fk_status parse_layouts(parser *p, const json_t *root) {
   const char *name;
   json_t *v;
   json_object_foreach((json_t *)layouts, name, v) {
+    if (!json_is_object(v)) return BAD(p, "layouts.%s: expected an object, got %s", name, type_text(v));
     names[i] = fk_arena_strdup(p->arena, name);
     if (!names[i++]) return FK_ERROR_MEMORY;
   }
@@ -479,7 +480,6 @@ static fk_status check_layout_names(parser *p, const json_t *root) {
   const char *layout, *name;
   json_t *shapes, *v;
   json_object_foreach(json_object_get(root, "layouts"), layout, shapes) {
-    if (!json_is_object(shapes)) return BAD(p, "layouts.%s: expected an object, got %s", layout, type_text(shapes));
     json_object_foreach(shapes, name, v) {
       if (find_tensor(p, name) < 0) return BAD(p, "layouts.%s.%s: no tensor argument has this name", layout, name);
     }
