@@ -1,0 +1,16 @@
+/* Sandbox: what a process that is about to load a stranger's code gives up for ever.
+ *
+ * Limits on address space, processor time, file size and core dumps; no new privileges; not traceable; a system call
+ * filter that kills the process on starting programs or processes, sockets, tracing, signals to others, timers, opening
+ * files for writing, and changing the file system. It does not hide readable files and does not stop a candidate from
+ * lying about its own time: the grader's clock and fresh data are for that. */
+#ifndef FK_JUDGE_SANDBOX_H
+#define FK_JUDGE_SANDBOX_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Enters the sandbox. What the kernel refuses is written to missing ("" when all holds), comma-separated. */
+void fk_sandbox_enter(uint64_t memory_bytes, uint64_t cpu_seconds, char *missing, size_t size);
+
+#endif
