@@ -1,0 +1,73 @@
+#!/bin/bash
+# usage: demo.sh [--full]
+# Captures the small Llama on its prompts, judges every example candidate on the captured calls, and checks that each verdict is
+# the expected one. Some candidates are meant to fail. --full takes the default, longer settings of bench.
+set -u
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+program=build/release/fastkernels
+out=build/demo
+mkdir -p "$out"
+settings=(--rounds 7 --budget 200 --max-cases 2)
+[ "${1:-}" = --full ] && settings=()
+
+# What must come out: one word for a candidate that passes (faster or not is this machine's affair), else the verdicts that
+# count as caught. The reason is the first comment of each file.
+expected() {
+  case $(basename "$1" .c) in
+    *crash*) echo "CRASHED" ;;
+    *hang* | *sleep*) echo "TIMEOUT" ;;
+    *network* | *system* | *forbidden*) echo "REFUSED CRASHED" ;;
+    *) if head -n 1 "$1" | grep -q '^/\* Honest'; then echo "PASS"; else echo "WRONG CRASHED REFUSED TIMEOUT"; fi ;;
+  esac
+}
+
+# candidate<TAB>verdict<TAB>reason for every case of a record (one key a line, in order).
+verdicts() {
+  awk -F'": ' '
+    function text(s) { sub(/,$/, "", s); gsub(/^"|"$/, "", s); return s }
+    /^ *"candidate": / { flush(); name = text($2); next }
+    /^ *"verdict": / { flush(); verdict = text($2); reason = "-"; next }
+    /^ *"reason": / { if (verdict != "") reason = text($2); else if (name != "") { verdict = "REFUSED"; reason = text($2) } }
+    function flush() { if (verdict != "") print name "\t" verdict "\t" reason; verdict = "" }
+    END { flush() }' "$1"
+}
+
+echo "== This machine"
+"$program" doctor --quick || exit 1
+
+echo
+echo "== Capture: every task call of examples/tiny-llama on its prompts"
+"$program" capture examples/tiny-llama --output "$out/captures.json" || exit 1
+
+echo
+echo "== Judge: the example candidates on the captured calls"
+candidates=()
+for file in examples/candidates/*.c; do candidates+=(--candidate "$file"); done
+"$program" bench --captures "$out/captures.json" "${settings[@]}" "${candidates[@]}" --output "$out/results.json"
+status=$?
+[ "$status" -le 1 ] || exit "$status"
+
+echo
+echo "== Expected verdicts"
+verdicts "$out/results.json" >"$out/verdicts"
+failed=0
+for file in examples/candidates/*.c; do
+  want=$(expected "$file")
+  mapfile -t got < <(awk -F'\t' -v file="$file" '$1 == file {print $2}' "$out/verdicts" | sort -u)
+  bad=0
+  [ ${#got[@]} -gt 0 ] || bad=1
+  if [ "$want" = PASS ]; then
+    for verdict in "${got[@]}"; do [[ " FASTER SAME SLOWER " == *" $verdict "* ]] || bad=1; done
+  else # caught on at least one case
+    caught=0
+    for verdict in "${got[@]}"; do [[ " $want " == *" $verdict "* ]] && caught=1; done
+    [ "$caught" = 1 ] || bad=1
+  fi
+  answer=$([ "$bad" = 0 ] && echo "as expected" || echo "UNEXPECTED, should be one of: $want")
+  printf '%-32s %-24s %s\n' "$(basename "$file")" "${got[*]:-nothing}" "$answer"
+  printf '%-32s %s\n' "" "$(head -n 1 "$file" | sed 's|^/\* *||; s| *\*/$||')"
+  [ "$bad" = 0 ] || failed=1
+done
+echo
+echo "Written: $out/captures.json, $out/results.json"
+exit "$failed"
