@@ -10,6 +10,14 @@
 
 enum { FK_DOT_ROWS = 8 };
 
+/* The first n elements (at most FK_LANES) of a row, as floats, then zeros. Not inlined: it is what the ends of rows and
+ * processors without conversions need, and would be copied many times. */
+static __attribute__((noinline, unused)) fk_vec fk_vec_widen_some(fk_type type, const void *row, int64_t n) {
+  float f[FK_LANES] = {0};
+  fk_widen(type, row, f, n);
+  return fk_vec_load(f);
+}
+
 /* FK_LANES elements from element k of a row, as floats. */
 static inline __attribute__((always_inline)) fk_vec fk_vec_widen(fk_type type, const void *row, int64_t k) {
   const uint16_t *h = (const uint16_t *)row + k;
@@ -23,9 +31,7 @@ static inline __attribute__((always_inline)) fk_vec fk_vec_widen(fk_type type, c
   if (type == FK_F16) return (fk_vec)_mm256_cvtph_ps(raw);
   return (fk_vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16);
 #else
-  float f[FK_LANES];
-  for (int i = 0; i < FK_LANES; i++) f[i] = type == FK_F16 ? fk_float_from_f16(h[i]) : fk_float_from_bf16(h[i]);
-  return fk_vec_load(f);
+  return fk_vec_widen_some(type, h, FK_LANES);
 #endif
 }
 
@@ -34,15 +40,15 @@ typedef struct fk_dot_args {
   int64_t ldx, depth;
 } fk_dot_args;
 
-/* sum[f][row] for `count` vectors w[f]. type, rows and count are constants where this is inlined, so that every partial
- * sum has a register; count does not change the order of a sum. */
-static inline __attribute__((always_inline)) void fk_dots(const fk_dot_args *s, fk_type type, int rows, int count,
-                                                          const char *const *w, float *sum) {
-  fk_vec acc[4][FK_DOT_ROWS];
+/* Sums of `wide` rows and `count` vectors, of which only the first are wanted; the others repeat. type, wide and count
+ * are constants where this is inlined, so that every partial sum has a register. */
+static inline __attribute__((always_inline)) void fk_dots(const fk_dot_args *s, fk_type type, int wide, int count,
+                                                          const float *const *x, const char *const *w,
+                                                          fk_vec acc[4][FK_DOT_ROWS]) {
 #pragma GCC unroll 4
   for (int f = 0; f < count; f++)
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) acc[f][r] = (fk_vec){0};
+    for (int r = 0; r < wide; r++) acc[f][r] = (fk_vec){0};
   int64_t k = 0;
   for (; k + FK_LANES <= s->depth; k += FK_LANES) {
     fk_vec v[4];
@@ -52,59 +58,61 @@ static inline __attribute__((always_inline)) void fk_dots(const fk_dot_args *s, 
       v[f] = fk_vec_widen(type, w[f], k);
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) {
-      fk_vec x = fk_vec_load(s->x + r * s->ldx + k);
+    for (int r = 0; r < wide; r++) {
+      fk_vec y = fk_vec_load(x[r] + k);
 #pragma GCC unroll 4
-      for (int f = 0; f < count; f++) acc[f][r] += v[f] * x;
+      for (int f = 0; f < count; f++) acc[f][r] += v[f] * y;
     }
   }
-#pragma GCC unroll 4
+}
+
+/* The function that computes `count` features of up to `wide` rows at a time; sum[n][row]. */
+#define FK_DOTS(NAME, TYPE, WIDE, COUNT)                                                                              \
+  static __attribute__((noinline, unused)) void NAME(const fk_dot_args *s, int rows, int64_t n, const char *const *w, \
+                                                     float *sum) {                                                    \
+    const float *x[WIDE];                                                                                             \
+    for (int r = 0; r < WIDE; r++) x[r] = s->x + (r < rows ? r : rows - 1) * s->ldx;                                  \
+    for (int64_t i = 0; i < n; i += COUNT) {                                                                          \
+      fk_vec acc[4][FK_DOT_ROWS];                                                                                     \
+      const char *v[COUNT];                                                                                           \
+      for (int f = 0; f < COUNT; f++) v[f] = w[i + f < n ? i + f : n - 1];                                            \
+      fk_dots(s, TYPE, WIDE, COUNT, x, v, acc);                                                                       \
+      fk_dots_end(s, TYPE, rows, n - i < COUNT ? (int)(n - i) : COUNT, x, v, acc, sum + i * rows);                    \
+    }                                                                                                                 \
+  }
+
+/* Adds what is left of the rows beyond whole vectors, and the lanes. */
+static __attribute__((noinline, unused)) void fk_dots_end(const fk_dot_args *s, fk_type type, int rows, int count,
+                                                          const float *const *x, const char *const *w,
+                                                          fk_vec acc[4][FK_DOT_ROWS], float *sum) {
+  int64_t left = s->depth % FK_LANES, k = s->depth - left;
   for (int f = 0; f < count; f++) {
-    float tail[FK_LANES];
-    if (k < s->depth) fk_widen(type, w[f] + k * fk_width(type), tail, s->depth - k);
-#pragma GCC unroll 8
+    fk_vec v = left ? fk_vec_widen_some(type, w[f] + k * fk_width(type), left) : (fk_vec){0};
     for (int r = 0; r < rows; r++) {
-      float total = fk_vec_sum(acc[f][r]);
-      for (int64_t i = k; i < s->depth; i++) total += s->x[r * s->ldx + i] * tail[i - k];
-      sum[f * rows + r] = total;
+      fk_vec total = acc[f][r];
+      if (left) total += v * fk_vec_widen_some(FK_F32, x[r] + k, left);
+      sum[f * rows + r] = fk_vec_sum(total);
     }
   }
 }
 
-/* As many at a time as registers allow (F), then one by one. */
-#define FK_DOT_CASE(R, F)                                                      \
-  case R:                                                                      \
-    for (; n + F <= count; n += F) fk_dots(s, type, R, F, w + n, sum + n * R); \
-    for (; n < count; n++) fk_dots(s, type, R, 1, w + n, sum + n * R);         \
-    break;
-
-static inline __attribute__((always_inline)) void fk_dots_rows(const fk_dot_args *s, fk_type type, int rows,
-                                                               int64_t count, const char *const *w, float *sum) {
-  int64_t n = 0;
-  switch (rows) {
-    FK_DOT_CASE(1, 4)
-    FK_DOT_CASE(2, 4)
-    FK_DOT_CASE(3, 4)
-    FK_DOT_CASE(4, 4)
-    FK_DOT_CASE(5, 4)
-    FK_DOT_CASE(6, 4)
-    FK_DOT_CASE(7, 3)
-    FK_DOT_CASE(8, 3)
+/* Vectors at a time, as registers allow. */
+#if defined(__AVX512F__)
+enum { FK_DOTS_4 = 4, FK_DOTS_8 = 3 };
+#else
+enum { FK_DOTS_4 = 2, FK_DOTS_8 = 1 };
+#endif
+#define FK_DOTS_TYPE(NAME, TYPE)                                                                         \
+  FK_DOTS(NAME##_1, TYPE, 1, 4)                                                                          \
+  FK_DOTS(NAME##_2, TYPE, 2, 4)                                                                          \
+  FK_DOTS(NAME##_4, TYPE, 4, FK_DOTS_4)                                                                  \
+  FK_DOTS(NAME##_8, TYPE, 8, FK_DOTS_8)                                                                  \
+  static inline void NAME(const fk_dot_args *s, int rows, int64_t n, const char *const *w, float *sum) { \
+    (rows == 1 ? NAME##_1 : rows == 2 ? NAME##_2 : rows <= 4 ? NAME##_4 : NAME##_8)(s, rows, n, w, sum); \
   }
-}
-
-static __attribute__((noinline, unused)) void fk_dots_f32(const fk_dot_args *s, int rows, int64_t count,
-                                                          const char *const *w, float *sum) {
-  fk_dots_rows(s, FK_F32, rows, count, w, sum);
-}
-static __attribute__((noinline, unused)) void fk_dots_bf16(const fk_dot_args *s, int rows, int64_t count,
-                                                           const char *const *w, float *sum) {
-  fk_dots_rows(s, FK_BF16, rows, count, w, sum);
-}
-static __attribute__((noinline, unused)) void fk_dots_f16(const fk_dot_args *s, int rows, int64_t count,
-                                                          const char *const *w, float *sum) {
-  fk_dots_rows(s, FK_F16, rows, count, w, sum);
-}
+FK_DOTS_TYPE(fk_dots_f32, FK_F32)
+FK_DOTS_TYPE(fk_dots_bf16, FK_BF16)
+FK_DOTS_TYPE(fk_dots_f16, FK_F16)
 
 /* sum[n][row] = x[row] . w[n] for n < count vectors of a dtype and 1 to FK_DOT_ROWS rows. */
 static inline void fk_dot_many(const fk_dot_args *s, fk_type type, int rows, int64_t count, const char *const *w,
