@@ -197,6 +197,7 @@ static fk_status weight(fk_loader *l, fk_tensor **tensor, const int64_t *shape, 
   if (l->backend != FK_META && !l->num_wrong && !view) FK_TRY(give_data(l, t));
   FK_TRY(fill(l, name, shape, ndim, t, 0, view ? 0 : fk_numel(t)));
   if (l->backend != FK_META && view) t->data = (void *)from->data;
+  l->model->num_parameters += fk_numel(t);
   *tensor = t;
   return FK_OK;
 }
@@ -241,6 +242,7 @@ fk_status fk_weight_concat(fk_loader *l, fk_tensor **tensor, const char *const *
     FK_TRY(fill(l, names[i], shape, inner_ndim + 1, t, offset, rows[i] * inner));
     offset += rows[i] * inner;
   }
+  l->model->num_parameters += fk_numel(t);
   *tensor = t;
   return FK_OK;
 }

@@ -94,6 +94,7 @@ struct fk_model {
   void *state; /* class->state_size bytes */
   fk_type dtype;
   fk_arena arena;
+  int64_t num_parameters;   /* elements of all weights; a tied weight counts once */
   const fk_task *step_task; /* the level-4 definition that recorders see; NULL when the model takes no steps */
   void *checkpoint;         /* fk_checkpoint * kept open under the weights, or NULL */
 };

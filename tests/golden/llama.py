@@ -30,7 +30,7 @@ def randomise(model, generator):
         elif p.ndim == 1:
             p.data = 1 + 0.2 * noise
         else:
-            gain = 1.6 if "q_proj" in name or "k_proj" in name else 1.0
+            gain = 1.2 if "q_proj" in name or "k_proj" in name else 1.0
             p.data = gain * noise / p.shape[1] ** 0.5
 
 
