@@ -36,7 +36,7 @@ echo "== This machine"
 
 echo
 echo "== Capture: every task call of examples/tiny-llama on its prompts"
-"$program" capture examples/tiny-llama --output "$out/captures.json" || exit 1
+"$program" capture examples/tiny-llama --dtype float32 --output "$out/captures.json" || exit 1
 
 echo
 echo "== Judge: the example candidates on the captured calls"
