@@ -138,7 +138,7 @@ static void variable(const stub *s, const char *name, bool axis, char *text, siz
   bool clash = false;
   for (int i = 0; taken[i]; i++) clash |= strcmp(taken[i], name) == 0;
   for (int i = 0; axis && i < s->task->num_args; i++) clash |= strcmp(s->task->args[i].c_name, name) == 0;
-  snprintf(text, size, "%s%s", name, clash ? (axis ? "_axis" : "_arg") : "");
+  snprintf(text, size, "%.100s%s", name, clash ? (axis ? "_axis" : "_arg") : "");
 }
 
 static void unpack(const stub *s) {
