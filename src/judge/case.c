@@ -22,8 +22,9 @@ static const json_t *get_object(const reader *r, const json_t *json, const char 
 }
 
 static fk_status only_keys(const reader *r, const json_t *json) {
-  static const char *const keys[] = {"axes",  "layout",  "attributes", "absent", "dtypes", "strided", "strides",
-                                     "alias", "special", "values",     "stats",  "count",  "cost",    "note"};
+  static const char *const keys[] = {"axes",    "layout",  "attributes", "absent",  "dtypes",
+                                     "strided", "strides", "alias",      "special", "values",
+                                     "stats",   "count",   "merged",     "cost",    "note"};
   const char *key;
   json_t *value;
   json_object_foreach((json_t *)json, key, value) {
