@@ -48,7 +48,7 @@ static void test_dtypes(void **state) {
                                          {"float8_e4m3fn", "F8_E4M3"}};
   uint32_t seen = 0;
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    fk_type a, b;
+    fk_type a = (fk_type)0, b = (fk_type)0;
     assert_true(fk_type_parse(names[i][0], &a) && fk_type_parse(names[i][1], &b));
     assert_int_equal(a, b);
     assert_string_equal(fk_type_name(a), names[i][0]);
