@@ -54,7 +54,8 @@ static inline __attribute__((always_inline)) void fk_dots(const fk_dot_args *s, 
     fk_vec v[4];
 #pragma GCC unroll 4
     for (int f = 0; f < count; f++) {
-      __builtin_prefetch(w[f] + k * fk_width(type) + 1024);
+      /* Within the row only: what follows a key is another head's. */
+      if ((s->depth - k) * fk_width(type) > 1024) __builtin_prefetch(w[f] + k * fk_width(type) + 1024);
       v[f] = fk_vec_widen(type, w[f], k);
     }
 #pragma GCC unroll 8

@@ -1,0 +1,10 @@
+# benchmarks/bench_*.c: programs that measure the library against others; not built by default (target "benchmarks").
+file(GLOB FK_BENCHMARKS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/benchmarks/bench_*.c)
+add_custom_target(benchmarks)
+foreach(file ${FK_BENCHMARKS})
+  cmake_path(GET file STEM name)
+  add_executable(${name} EXCLUDE_FROM_ALL ${file})
+  target_include_directories(${name} PRIVATE src ${FK_GENERATED})
+  target_link_libraries(${name} PRIVATE fk_kernels fastkernels_static)
+  add_dependencies(benchmarks ${name})
+endforeach()
