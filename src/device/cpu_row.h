@@ -208,6 +208,20 @@ static inline void fk_row_write(fk_type type, void *row, int64_t i, const float 
   }
 }
 
+/* The largest of n floats, -inf when there is none; NaN is passed over. Lanes are written out because a compiler may
+ * not reorder a maximum over numbers that may be NaN. */
+static inline float fk_chunk_max(const float *x, int64_t n) {
+  enum { LANES = 32 };
+  float lanes[LANES], max = -__builtin_inff();
+  int64_t i = 0;
+  for (int l = 0; l < LANES; l++) lanes[l] = max;
+  for (; i + LANES <= n; i += LANES)
+    for (int l = 0; l < LANES; l++) lanes[l] = x[i + l] > lanes[l] ? x[i + l] : lanes[l];
+  for (; i < n; i++) max = x[i] > max ? x[i] : max;
+  for (int l = 0; l < LANES; l++) max = lanes[l] > max ? lanes[l] : max;
+  return max;
+}
+
 static inline int64_t fk_chunk_at(int64_t i, int64_t n) {
   return n - i < FK_CHUNK ? n - i : FK_CHUNK;
 }

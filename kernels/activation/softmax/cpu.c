@@ -9,14 +9,6 @@
 
 enum { MAX_KEPT = 1 << 16 }; /* elements of a row whose exponentials are kept: 256 KiB of floats */
 
-/* The largest number of a chunk; a NaN is passed over, for the sum to meet. */
-static float chunk_max(const float *x, int64_t n) {
-  float max = -INFINITY;
-#pragma omp simd reduction(max : max)
-  for (int64_t i = 0; i < n; i++) max = x[i] > max ? x[i] : max;
-  return max;
-}
-
 /* Sum of a chunk's exponentials, which are kept. */
 static float chunk_exp(const float *x, float max, float *kept, int64_t n) {
   float sum = 0;
@@ -33,10 +25,10 @@ static float chunk_exp(const float *x, float max, float *kept, int64_t n) {
  * the nearer caches hold; a row too long for that (kept is NULL) computes them again, which costs less than memory. */
 static void softmax_row(fk_type type, const void *x, void *out, int64_t n, float *kept, bool stream) {
   float in_room[FK_CHUNK], out_room[FK_CHUNK];
-  float max = -INFINITY;
+  float max = -INFINITY; /* of the numbers; the sum meets the NaN */
   for (int64_t i = 0; i < n; i += FK_CHUNK) {
     int64_t count = fk_chunk_at(i, n);
-    float m = chunk_max(fk_row_read(type, x, i, in_room, count), count);
+    float m = fk_chunk_max(fk_row_read(type, x, i, in_room, count), count);
     max = m > max ? m : max;
   }
   double sum = 0;

@@ -12,13 +12,10 @@ static int64_t argmax_row(fk_type type, const void *x, int64_t n) {
   for (int64_t i = 0; i < n && !is_nan; i += FK_CHUNK) {
     int64_t count = fk_chunk_at(i, n);
     const float *p = fk_row_read(type, x, i, room, count);
-    float max = -INFINITY;
+    float max = fk_chunk_max(p, count);
     int nans = 0;
-#pragma omp simd reduction(max : max) reduction(| : nans)
-    for (int64_t k = 0; k < count; k++) {
-      max = p[k] > max ? p[k] : max;
-      nans |= p[k] != p[k];
-    }
+#pragma omp simd reduction(| : nans)
+    for (int64_t k = 0; k < count; k++) nans |= p[k] != p[k];
     is_nan = nans != 0;
     if (!is_nan && !(max > best)) continue;
     best = max;
