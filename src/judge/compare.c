@@ -66,7 +66,8 @@ fk_status fk_tolerance_of(const fk_plan *plan, int arg, fk_tolerance *tolerance)
   double compute = steps[class] * levels * (own < 0x1p-24 ? own : 0x1p-24);
   *tolerance = (fk_tolerance){.exact = class == 0 || !fk_type_is_float(plan->tensors[arg].type)};
   tolerance->error = unit * levels + compute;
-  tolerance->worst = 2 * unit * levels + 8 * compute;
+  /* One rounding is bounded; a composite's errors are sums of many and have a normal tail. */
+  tolerance->worst = (task->level > 1 ? 5 : 2) * unit * levels + 8 * compute;
   tolerance->gain = fmax(tolerance->error / 8, 8 * (own < 0x1p-24 ? own : 0x1p-24));
   return FK_OK;
 }
