@@ -132,7 +132,7 @@ static fk_status check_memory(const fk_task *task, const fk_arg *arg, fk_backend
   if (!t->data && backend != FK_META && fk_numel(t) > 0)
     return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: the tensor has no data", task->name, arg->name);
   size_t size = fk_type_bits(fk_type_of(t)) / 8;
-  if (t->data && size > 1 && (uintptr_t)fk_data(t) % size != 0)
+  if (t->data && size > 1 && ((uintptr_t)fk_data(t) & (size - 1))) /* sizes are powers of two */
     return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: expected data aligned to %zu bytes", task->name, arg->name, size);
   return FK_OK;
 }
@@ -211,6 +211,9 @@ static void solve_dim(const fk_expr *e, int64_t size, fk_binding *b) {
 }
 
 static void solve_dims(const fk_task *task, const fk_any *args, int32_t num_args, fk_binding *b) {
+  int known = 0;
+  while (known < task->num_symbols && b->symbols[known] != FK_UNBOUND) known++;
+  if (known == task->num_symbols) return; /* nothing to solve for, as in most calls */
   for (int i = 0; i < num_args; i++) {
     const fk_tensor *t = fk_arg_is_tensor(&task->args[i]) ? fk_arg_tensor(&args[i]) : NULL;
     const fk_shape *shape = t ? &task->args[i].shapes[b->layout] : NULL;
@@ -309,17 +312,10 @@ static bool same_elements(const fk_tensor *a, const fk_tensor *b) {
   return same || (fk_is_contiguous(a) && fk_is_contiguous(b) && fk_numel(a) == fk_numel(b));
 }
 
-static bool overlap(const fk_tensor *a, const fk_tensor *b) {
-  const char *p = fk_data(a), *q = fk_data(b);
-  if (p == q) return true;
-  if (!fk_is_contiguous(a) || !fk_is_contiguous(b)) return false; /* columns of one matrix may interleave */
-  return p < q + fk_type_bytes(fk_type_of(b), fk_numel(b)) && q < p + fk_type_bytes(fk_type_of(a), fk_numel(a));
-}
-
-/* A written tensor shares no memory with another, except, where the definition says so, exactly its memory. */
+/* A written tensor shares no memory with another, except, where the definition says so, exactly its memory. Of two that
+ * are not contiguous only the starts are compared: columns of one matrix may interleave. */
 static fk_status check_alias(const fk_task *task, const fk_any *args, int o, int i) {
   const fk_tensor *out = fk_arg_tensor(&args[o]), *in = fk_arg_tensor(&args[i]);
-  if (!in || !in->data || fk_numel(in) == 0 || !overlap(out, in)) return FK_OK;
   const char *name = task->args[o].name, *other = task->args[i].name;
   if (!may_alias(&task->args[o], i) && !may_alias(&task->args[i], o))
     return fk_fail(FK_ERROR_ARGUMENT, "%s: %s: must not be the memory of %s", task->name, name, other);
@@ -329,14 +325,36 @@ static fk_status check_alias(const fk_task *task, const fk_any *args, int o, int
   return FK_OK;
 }
 
+/* Where the tensors of a call lie: the start of each (0 when it has no memory), and the range of the contiguous ones
+ * (an empty one at the top for the others, which nothing overlaps). */
+typedef struct spans {
+  uintptr_t start[FK_MAX_ARGS], low[FK_MAX_ARGS], high[FK_MAX_ARGS];
+} spans;
+
+static void find_spans(const fk_task *task, const fk_any *args, spans *s) {
+  for (int i = 0; i < task->num_args; i++) {
+    const fk_tensor *t = fk_arg_is_tensor(&task->args[i]) ? fk_arg_tensor(&args[i]) : NULL;
+    int64_t n = t && t->data ? fk_numel(t) : 0;
+    bool whole = n > 0 && fk_is_contiguous(t);
+    s->start[i] = n > 0 ? (uintptr_t)fk_data(t) : 0;
+    s->low[i] = whole ? s->start[i] : UINTPTR_MAX;
+    s->high[i] = whole ? s->start[i] + fk_type_bytes(fk_type_of(t), n) : 0;
+  }
+}
+
+static bool touch(const spans *s, int a, int b) {
+  return ((s->low[a] < s->high[b]) & (s->low[b] < s->high[a])) | (s->start[a] == s->start[b]);
+}
+
 static fk_status check_aliases(const fk_task *task, const fk_any *args) {
+  spans s;
+  find_spans(task, args, &s);
   for (int o = 0; o < task->num_args; o++) {
-    if (!fk_arg_is_tensor(&task->args[o]) || !fk_arg_is_written(&task->args[o])) continue;
-    const fk_tensor *out = fk_arg_tensor(&args[o]);
-    if (!out || !out->data || fk_numel(out) == 0) continue;
-    for (int i = 0; i < task->num_args; i++) {
-      const fk_arg *other = &task->args[i];
-      if (i == o || !fk_arg_is_tensor(other) || (i > o && fk_arg_is_written(other))) continue; /* each pair once */
+    if (!s.start[o] || !fk_arg_is_written(&task->args[o])) continue;
+    int touching = 0; /* counted without branches: nearly always it is only o itself */
+    for (int i = 0; i < task->num_args; i++) touching += touch(&s, o, i);
+    for (int i = 0; touching > 1 && i < task->num_args; i++) {
+      if (i == o || !touch(&s, o, i) || (i > o && fk_arg_is_written(&task->args[i]))) continue; /* each pair once */
       FK_TRY(check_alias(task, args, o, i));
     }
   }

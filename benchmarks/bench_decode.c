@@ -1,0 +1,125 @@
+/* Decoding one sequence: time per token against the time it takes to read the weights once, which is the floor.
+ *
+ * The model has about 100 million parameters and random weights; the floor is their bytes (the embedding table counts
+ * one row) over the read bandwidth that all threads together reach on an array of that size. */
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/model.h"
+
+enum { CONTEXT = 64, TOKENS = 24, ROUNDS = 5, BLOCK = 16, BLOCKS = 16 };
+static const double target = 0.7;
+
+static const char config[] =
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 32000, \"hidden_size\": 768, "
+    "\"intermediate_size\": 2048, \"num_hidden_layers\": 12, \"num_attention_heads\": 12, "
+    "\"num_key_value_heads\": 4, \"max_position_embeddings\": 256}";
+static const int64_t vocab_size = 32000, hidden_size = 768;
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void check(fk_status status) {
+  if (!status) return;
+  fprintf(stderr, "bench_decode: %s\n", fk_last_error());
+  exit(2);
+}
+
+/* Bytes per second of reading `bytes` of memory with all threads; the best of several passes. */
+static double read_bandwidth(size_t bytes) {
+  size_t n = bytes / sizeof(uint64_t);
+  uint64_t *data = fk_host_memory.alloc(&fk_host_memory, bytes), sum = 0;
+  if (!data) exit(2);
+  memset(data, 1, bytes);
+  double best = 1e9;
+  for (int r = 0; r < 12; r++) {
+    double start = now();
+#pragma omp parallel for schedule(static) reduction(+ : sum)
+    for (size_t block = 0; block < n / 512; block++) {
+      uint64_t part[8] = {0};
+      for (size_t i = 0; i < 512; i += 8)
+        for (size_t k = 0; k < 8; k++) part[k] += data[block * 512 + i + k];
+      for (size_t k = 0; k < 8; k++) sum += part[k];
+    }
+    double seconds = now() - start;
+    if (seconds < best) best = seconds;
+  }
+  fk_host_memory.release(&fk_host_memory, data, bytes);
+  return sum ? (double)bytes / best : 0; /* the sum is used, so that the loop stays */
+}
+
+typedef struct decoder {
+  fk_context *ctx;
+  fk_model *model;
+  fk_tensor *caches[FK_MAX_CACHES];
+  fk_tensor *id, *position, *cu, *length, *slot, *table, *wanted, *logits;
+  fk_batch batch;
+} decoder;
+
+static void make(decoder *d, fk_type type) {
+  fk_model_options options = {.dtype = type, .random_weights = true, .seed = 1};
+  check(fk_context_create(&(fk_context_options){.backend = FK_CPU, .unchecked = true}, &d->ctx));
+  check(fk_model_open_config(d->ctx, config, strlen(config), "bench_decode", &options, &d->model));
+  fk_cache_spec specs[FK_MAX_CACHES];
+  int count = d->model->class->sequence->caches(d->model->state, specs);
+  for (int i = 0; i < count; i++) {
+    d->caches[i] = fk_empty(d->ctx, type, BLOCKS, BLOCK, specs[i].shape[0], specs[i].shape[1]);
+    memset(d->caches[i]->data, 0, fk_type_bytes(type, fk_numel(d->caches[i])));
+  }
+  d->batch = (fk_batch){.input_ids = fk_empty(d->ctx, FK_I32, 1),
+                        .positions = fk_empty(d->ctx, FK_I64, 1),
+                        .cu_seqlens_q = fk_empty(d->ctx, FK_I32, 2),
+                        .seq_lens = fk_empty(d->ctx, FK_I32, 1),
+                        .slot_mapping = fk_empty(d->ctx, FK_I64, 1),
+                        .block_table = fk_empty(d->ctx, FK_I32, 1, BLOCKS),
+                        .logits_indices = fk_empty(d->ctx, FK_I32, 1),
+                        .caches = d->caches};
+  d->logits = fk_empty(d->ctx, type, 1, vocab_size);
+  for (int i = 0; i < BLOCKS; i++) ((int32_t *)d->batch.block_table->data)[i] = i;
+  ((int32_t *)d->batch.cu_seqlens_q->data)[0] = 0;
+  ((int32_t *)d->batch.cu_seqlens_q->data)[1] = 1;
+  ((int32_t *)d->batch.logits_indices->data)[0] = 0;
+}
+
+static void decode(decoder *d, int64_t position) {
+  *(int32_t *)d->batch.input_ids->data = (int32_t)(position * 97 % vocab_size);
+  *(int64_t *)d->batch.positions->data = position;
+  *(int64_t *)d->batch.slot_mapping->data = position;
+  *(int32_t *)d->batch.seq_lens->data = (int32_t)position + 1;
+  check(fk_model_step(d->ctx, d->model, &d->batch, d->logits));
+}
+
+/* True when the target is met. */
+static bool measure(fk_type type) {
+  decoder d = {0};
+  make(&d, type);
+  for (int64_t p = 0; p < CONTEXT; p++) decode(&d, p);
+  double best = 1e9;
+  for (int r = 0; r < ROUNDS; r++) {
+    double start = now();
+    for (int64_t p = CONTEXT; p < CONTEXT + TOKENS; p++) decode(&d, p);
+    double seconds = (now() - start) / TOKENS;
+    if (seconds < best) best = seconds;
+  }
+  double bytes = (double)fk_type_bytes(type, d.model->num_parameters - (vocab_size - 1) * hidden_size);
+  double bandwidth = read_bandwidth((size_t)bytes), floor = bytes / bandwidth;
+  printf("%-9s %8.1f M %9.1f MB %9.1f GB/s %9.2f ms %9.2f ms %8.0f %%%s\n", fk_type_name(type),
+         (double)d.model->num_parameters / 1e6, bytes / 1e6, bandwidth / 1e9, floor * 1e3, best * 1e3,
+         100 * floor / best, floor / best >= target ? "" : "  MISSED");
+  fk_model_close(d.model);
+  fk_context_destroy(d.ctx);
+  return floor / best >= target;
+}
+
+int main(void) {
+  printf("%d threads; target %.0f %% of the floor\n%-9s %10s %12s %14s %12s %12s %10s\n", omp_get_max_threads(),
+         100 * target, "dtype", "params", "weights", "read", "floor", "token", "of floor");
+  bool float32 = measure(FK_F32), bfloat16 = measure(FK_BF16);
+  return float32 && bfloat16 ? 0 : 1;
+}
