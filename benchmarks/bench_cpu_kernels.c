@@ -145,12 +145,14 @@ static void run_copy(void *state) {
   for (int i = 0; i < 64; i++) memcpy(r->to + i * part, r->from + i * part, (size_t)part * 4);
 }
 
+/* Integers, because a sum of floats waits for its additions rather than for memory. */
 static void run_read(void *state) {
   region *r = state;
-  float sum = 0;
-#pragma omp parallel for simd schedule(static) reduction(+ : sum)
-  for (int64_t i = 0; i < r->n; i++) sum += r->from[i];
-  r->to[0] = sum;
+  const uint64_t *from = (const uint64_t *)(const void *)r->from;
+  uint64_t all = 0;
+#pragma omp parallel for simd schedule(static) reduction(^ : all)
+  for (int64_t i = 0; i < r->n / 2; i++) all ^= from[i];
+  memcpy(r->to, &all, sizeof all);
 }
 
 /* Beyond any cache: 1 GiB each way. */

@@ -69,12 +69,16 @@ static void list_block(const attend *t, const sequence *s, item it, item *items,
   if (it.hi < it.lo) it.hi = it.lo;
   if (it.queries == s->num_q && it.hi - it.lo > keys) splits = (it.hi - it.lo + keys - 1) / keys;
   int64_t lo = it.lo, hi = it.hi, slot = *slots;
+  /* Heads run innermost over split keys: they share pages of memory. Over several blocks of queries they run outermost:
+   * a head's keys then stay in the cache. */
+  bool alone = it.queries == s->num_q;
+  int64_t place = alone ? *count - it.kv_head * splits + it.kv_head : *count;
   for (int64_t i = 0; i < splits && items; i++) {
     it.lo = splits == 1 ? lo : lo + i * keys;
     it.hi = splits == 1 || it.lo + keys > hi ? hi : it.lo + keys;
     it.slot = splits == 1 ? -1 : slot + i * rows;
     it.splits = splits > 1 && i == 0 ? splits : 0;
-    items[*count + i] = it;
+    items[place + i * (alone ? t->kv_heads : 1)] = it;
   }
   *count += splits;
   if (splits > 1) *slots += splits * rows;
