@@ -14,7 +14,7 @@ import shutil
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-FAMILIES = ["llama"]
+FAMILIES = sorted(p.stem for p in HERE.glob("*.py") if not p.stem.startswith("make"))
 
 
 def main():
