@@ -44,7 +44,8 @@ static fk_status add_job(fk_arena *arena, const fk_task *task, const json_t *cas
 }
 
 static fk_status text_of(fk_arena *arena, const json_t *root, const char *key, const char **text) {
-  const char *value = json_string_value(json_object_get(root, key));
+  const json_t *v = json_object_get(root, key);
+  const char *value = json_string_value(json_is_object(v) ? json_object_get(v, "name") : v);
   *text = fk_arena_strdup(arena, value ? value : "");
   return *text ? FK_OK : FK_ERROR_MEMORY;
 }
@@ -59,6 +60,8 @@ static fk_status load_capture(fk_arena *arena, const json_t *root, const char *w
   w->jobs = fk_arena_calloc(arena, json_object_size(tasks) + 1, sizeof *w->jobs);
   if (!w->jobs) return FK_ERROR_MEMORY;
   json_object_foreach(tasks, name, entry) {
+    /* Level 4 is the model itself: a candidate replaces tasks. */
+    if (json_integer_value(json_object_get(entry, "level")) == 4) continue;
     const fk_task *task = fk_task_find(name);
     if (!task) return fk_fail_in(FK_ERROR_NOT_FOUND, "%s: tasks", where);
     FK_TRY(add_job(arena, task, json_object_get(entry, "cases"), where, w));
