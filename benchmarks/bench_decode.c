@@ -10,7 +10,7 @@
 
 #include "engine/model.h"
 
-enum { CONTEXT = 64, TOKENS = 24, ROUNDS = 5, BLOCK = 16, BLOCKS = 16 };
+enum { CONTEXT = 64, TOKENS = 12, ROUNDS = 8, BLOCK = 16, BLOCKS = 16 };
 static const double target = 0.7;
 
 static const char config[] =
@@ -31,27 +31,29 @@ static void check(fk_status status) {
   exit(2);
 }
 
-/* Bytes per second of reading `bytes` of memory with all threads; the best of several passes. */
-static double read_bandwidth(size_t bytes) {
-  size_t n = bytes / sizeof(uint64_t);
-  uint64_t *data = fk_host_memory.alloc(&fk_host_memory, bytes), sum = 0;
-  if (!data) exit(2);
-  memset(data, 1, bytes);
-  double best = 1e9;
-  for (int r = 0; r < 12; r++) {
-    double start = now();
-#pragma omp parallel for schedule(static) reduction(+ : sum)
-    for (size_t block = 0; block < n / 512; block++) {
-      uint64_t part[8] = {0};
-      for (size_t i = 0; i < 512; i += 8)
-        for (size_t k = 0; k < 8; k++) part[k] += data[block * 512 + i + k];
-      for (size_t k = 0; k < 8; k++) sum += part[k];
+/* Sums a block, four streams at a time with their lines asked for early: as fast as one thread can read. */
+__attribute__((target_clones("avx512f", "avx2", "default"))) static uint64_t read_block(const uint64_t *p, size_t n) {
+  uint64_t sum[32] = {0};
+  size_t quarter = n / 4;
+  for (size_t i = 0; i < quarter; i += 8)
+    for (size_t stream = 0; stream < 4; stream++) {
+      const uint64_t *q = p + stream * quarter + i;
+      __builtin_prefetch(q + 128);
+      for (size_t k = 0; k < 8; k++) sum[stream * 8 + k] += q[k];
     }
-    double seconds = now() - start;
-    if (seconds < best) best = seconds;
-  }
-  fk_host_memory.release(&fk_host_memory, data, bytes);
-  return sum ? (double)bytes / best : 0; /* the sum is used, so that the loop stays */
+  for (size_t k = 1; k < 32; k++) sum[0] += sum[k];
+  return sum[0];
+}
+
+/* Seconds to read the array with all threads, once. */
+static double read_all(const uint64_t *data, size_t bytes) {
+  enum { WORDS = 1 << 14 };
+  size_t blocks = bytes / (WORDS * sizeof *data);
+  uint64_t sum = 0;
+  double start = now();
+#pragma omp parallel for schedule(static) reduction(+ : sum)
+  for (size_t block = 0; block < blocks; block++) sum += read_block(data + block * WORDS, WORDS);
+  return sum ? now() - start : 1e9; /* the sum is used, so that the loop stays */
 }
 
 typedef struct decoder {
@@ -100,15 +102,24 @@ static bool measure(fk_type type) {
   decoder d = {0};
   make(&d, type);
   for (int64_t p = 0; p < CONTEXT; p++) decode(&d, p);
-  double best = 1e9;
+  double bytes = (double)fk_type_bytes(type, d.model->num_parameters - (vocab_size - 1) * hidden_size);
+  uint64_t *array = fk_host_memory.alloc(&fk_host_memory, (size_t)bytes);
+  if (!array) exit(2);
+  memset(array, 1, (size_t)bytes);
+  /* In turns, so that both meet the same machine. */
+  double best = 1e9, floor = 1e9;
   for (int r = 0; r < ROUNDS; r++) {
     double start = now();
     for (int64_t p = CONTEXT; p < CONTEXT + TOKENS; p++) decode(&d, p);
     double seconds = (now() - start) / TOKENS;
     if (seconds < best) best = seconds;
+    for (int pass = 0; pass < 4; pass++) {
+      seconds = read_all(array, (size_t)bytes);
+      if (seconds < floor) floor = seconds;
+    }
   }
-  double bytes = (double)fk_type_bytes(type, d.model->num_parameters - (vocab_size - 1) * hidden_size);
-  double bandwidth = read_bandwidth((size_t)bytes), floor = bytes / bandwidth;
+  fk_host_memory.release(&fk_host_memory, array, (size_t)bytes);
+  double bandwidth = bytes / floor;
   printf("%-9s %8.1f M %9.1f MB %9.1f GB/s %9.2f ms %9.2f ms %8.0f %%%s\n", fk_type_name(type),
          (double)d.model->num_parameters / 1e6, bytes / 1e6, bandwidth / 1e9, floor * 1e3, best * 1e3,
          100 * floor / best, floor / best >= target ? "" : "  MISSED");
