@@ -55,8 +55,8 @@ static fk_status run_row(fk_arena *arena, fk_bench *b, fk_context *ref, fk_bench
     progress(b, row, i);
     FK_TRY(fk_grade_case(row->job->cases[i], object, &b->options, ref, &row->results[i]));
     row->num_results++;
-    /* What does not load once will not load again. */
-    if (row->results[i].verdict == FK_VERDICT_REFUSED) break;
+    /* What does not load once will not load again, and one hang is enough to wait for. */
+    if (row->results[i].verdict == FK_VERDICT_REFUSED || row->results[i].verdict == FK_VERDICT_TIMEOUT) break;
   }
   score_row(row);
   return FK_OK;

@@ -1,4 +1,4 @@
-/* Wrong everywhere by a little: it leaves epsilon out and keeps six bits of the scale. */
+/* Wrong everywhere by a little: it divides by n - 1, as a sample's variance would. */
 #include <math.h>
 #include <string.h>
 
@@ -30,8 +30,7 @@ static float store_f32(float v) {
   static void name(const type *x, const type *weight, type *out, int64_t n, float epsilon) { \
     double sum = 0;                                                                          \
     for (int64_t i = 0; i < n; i++) sum += (double)load(x[i]) * load(x[i]);                  \
-    float scale = (float)(floor(64 / sqrt(sum / (double)n)) / 64);                           \
-    (void)epsilon;                                                                           \
+    float scale = (float)(1 / sqrt(sum / (double)(n - 1) + epsilon));                        \
     for (int64_t i = 0; i < n; i++) out[i] = store(load(x[i]) * scale * load(weight[i]));    \
   }
 
