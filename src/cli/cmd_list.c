@@ -106,21 +106,28 @@ static bool choose_model(const cli *c, catalogue *k) {
   return false;
 }
 
-/* A smallest run of each preset on meta says what its model calls. */
-static fk_status find_uses(catalogue *k) {
+/* A smallest run of each preset on meta says what its model calls. A preset that cannot run is reported, and spoils
+ * the exit status but not the list. */
+static bool find_uses(const cli *c, catalogue *k) {
+  bool ok = true;
   for (int p = 0; p < fk_preset_count; p++) {
     int m = model_index(fk_presets[p].model);
+    if (m < 0) continue; /* a folder of presets without its model */
     fk_capture *capture;
     fk_status status =
         fk_capture_model(fk_presets[p].name, NULL, 0, &(fk_capture_options){.shapes_only = true}, &capture);
-    if (status) return fk_fail_in(status, "model %s, preset %s", fk_presets[p].model, fk_presets[p].name);
+    if (status) {
+      cli_fail(c, "model %s, preset %s: %s", fk_presets[p].model, fk_presets[p].name, fk_last_error());
+      ok = false;
+      continue;
+    }
     for (int i = 0; i < fk_capture_count(capture); i++) {
       int index = fk_capture_table(capture, i)->task->index;
       if (index >= 0) k->uses[m * k->num_tasks + index] = true;
     }
     fk_capture_destroy(capture);
   }
-  return FK_OK;
+  return ok;
 }
 
 /* Devices with an implementation; a composition runs wherever its parts do. */
@@ -235,9 +242,8 @@ int fk_cmd_list(int argc, char **argv) {
   if (!choose_family(&c, &k) || !choose_model(&c, &k)) return 2;
   k.uses = calloc((size_t)k.num_models * (size_t)k.num_tasks + 1, sizeof *k.uses);
   if (!k.uses) return cli_fail(&c, "out of memory");
-  if (find_uses(&k) != FK_OK)
-    exit_status = cli_error(&c);
-  else if (!cli_flag(&c, "json"))
+  if (!find_uses(&c, &k)) exit_status = 2;
+  if (!cli_flag(&c, "json"))
     print_text(&k);
   else if (!print_json(&k))
     exit_status = cli_fail(&c, "cannot write JSON");

@@ -160,9 +160,18 @@ void fk_simulation_free(fk_simulation *s) {
 
 static const char smallest[] = "{\"name\": \"one step\", \"requests\": [{\"input_length\": 4, \"output_length\": 2}]}";
 
+/* The built-in workload that has the model's name: what a model without token sequences is run on by default. */
+static bool has_own_workload(const fk_model *model) {
+  for (int i = 0; i < fk_workload_count; i++)
+    if (strcmp(fk_workloads[i].name, model->class->name) == 0) return true;
+  return false;
+}
+
 static fk_status open_workload(const char *source, int64_t max_requests, const fk_model *model, fk_workload **w) {
   if (source)
     FK_TRY(fk_workload_open(source, max_requests, w));
+  else if (has_own_workload(model))
+    FK_TRY(fk_workload_open(model->class->name, max_requests, w));
   else
     FK_TRY(fk_workload_parse(smallest, strlen(smallest), "built-in workload", 0, w));
   if (model->class->sequence) fk_workload_limit(*w, model->class->sequence->max_position(model->state));

@@ -27,7 +27,8 @@ fk_status fk_simulate(fk_context *ctx, const fk_model *model, const fk_workload 
 void fk_simulation_free(fk_simulation *simulation);
 
 /* The shortest way to "what does this model call": opens a model folder or preset on meta and captures a workload
- * (name or path; NULL: one request of four tokens in, two out). On failure *capture is NULL. */
+ * (name or path; NULL: the built-in one of the model's name, else one request of four tokens in, two out). On failure
+ * *capture is NULL. */
 fk_status fk_capture_model(const char *model, const char *workload, int64_t max_requests,
                            const fk_capture_options *options, fk_capture **capture);
 
