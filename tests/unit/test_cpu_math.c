@@ -96,12 +96,90 @@ static void silu_is_within_its_bound(void **state) {
   assert_true(isnan(fk_siluf(-INFINITY)) && fk_siluf(INFINITY) == INFINITY && fk_siluf(-3e38f) == 0);
 }
 
+/* Floats over all bit patterns, every step-th: the worst error where the exact value is normal, and NaN for NaN. */
+static double worst_over(float (*f)(float), double (*exact)(double), float from, float to, uint32_t step) {
+  double worst = 0;
+  for (uint64_t bits = 0; bits < 0x100000000ull; bits += step) {
+    float x = fk_math_float((uint32_t)bits);
+    if (isnan(x)) assert_true(isnan(f(x)));
+    if (!(x >= from && x <= to)) continue;
+    double want = exact((double)x);
+    if (fabs(want) >= 0x1p-126)
+      worst = fmax(worst, ulps(f(x), want));
+    else
+      assert_true(fabs((double)f(x) - want) <= 1e-36);
+  }
+  return worst;
+}
+
+static float normal_tail(float x) {
+  return fk_normal_tailf(x);
+}
+
+static double exact_normal_tail(double x) {
+  return erfc(x * M_SQRT1_2) / 2;
+}
+
+static float gelu(float x) {
+  return fk_geluf(x);
+}
+
+static double exact_gelu(double x) {
+  return x * (erfc(-x * M_SQRT1_2) / 2);
+}
+
+static float gelu_tanh(float x) {
+  return fk_gelu_tanhf(x);
+}
+
+static double exact_gelu_tanh(double x) {
+  double u = 0.79788456080286535588 * (x + 0.044715 * x * x * x);
+  return x / (1 + exp(-2 * u));
+}
+
+static float tanh_of(float x) {
+  return fk_tanhf(x);
+}
+
+static void gelu_is_within_its_bound(void **state) {
+  (void)state;
+  double tail = worst_over(normal_tail, exact_normal_tail, 0, 15, 307);
+  /* Phi(-12.94) is about the last normal one. */
+  double erf_worst = worst_over(gelu, exact_gelu, -12.94f, 3.4e38f, 307);
+  print_message("worst error in ulp: fk_normal_tailf %.3f, fk_geluf %.3f\n", tail, erf_worst);
+  assert_true(tail <= 9);
+  assert_true(erf_worst <= 9);
+  assert_true(fabsf(fk_geluf(-13.5f)) < 1e-37f && fk_geluf(-15.5f) == 0);
+  assert_true(isnan(fk_geluf(-INFINITY)) && fk_geluf(INFINITY) == INFINITY && fk_geluf(-3e38f) == 0);
+  assert_true(fk_geluf(0.0f) == 0 && fk_normal_tailf(0) == 0.5f && fk_geluf(3e38f) == 3e38f);
+}
+
+static void gelu_tanh_is_within_its_bound(void **state) {
+  (void)state;
+  double upper = worst_over(gelu_tanh, exact_gelu_tanh, -1, 3.4e38f, 307);
+  /* At -9.9 the exponential is 1e-37, and soon no longer normal. */
+  double lower = worst_over(gelu_tanh, exact_gelu_tanh, -9.9f, -1, 307);
+  print_message("worst error of fk_gelu_tanhf in ulp: %.3f, below -1 %.3f\n", upper, lower);
+  assert_true(upper <= 5);
+  assert_true(lower <= 220);
+  assert_true(fabsf(fk_gelu_tanhf(-10.5f)) < 1e-37f && fk_gelu_tanhf(-20) == 0);
+  assert_true(isnan(fk_gelu_tanhf(-INFINITY)) && fk_gelu_tanhf(INFINITY) == INFINITY && fk_gelu_tanhf(-3e38f) == 0);
+}
+
+static void tanh_is_within_its_bound(void **state) {
+  (void)state;
+  double worst = worst_over(tanh_of, tanh, -INFINITY, INFINITY, 307);
+  print_message("worst error of fk_tanhf in ulp: %.3f\n", worst);
+  assert_true(worst <= 3);
+  assert_true(fk_tanhf(INFINITY) == 1 && fk_tanhf(-INFINITY) == -1 && fk_tanhf(0.0f) == 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(exp_is_within_its_bound),
-      cmocka_unit_test(exp_handles_the_special_values),
-      cmocka_unit_test(exp_agrees_in_a_vector_loop),
-      cmocka_unit_test(silu_is_within_its_bound),
+      cmocka_unit_test(exp_is_within_its_bound),     cmocka_unit_test(exp_handles_the_special_values),
+      cmocka_unit_test(exp_agrees_in_a_vector_loop), cmocka_unit_test(silu_is_within_its_bound),
+      cmocka_unit_test(gelu_is_within_its_bound),    cmocka_unit_test(gelu_tanh_is_within_its_bound),
+      cmocka_unit_test(tanh_is_within_its_bound),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,11 @@
+#include <math.h>
+
+#include "tasks/tanh.h"
+
+fk_status fk_ref_tanh(fk_context *ctx, const fk_tanh_args *a) {
+  (void)ctx;
+  const double *x = fk_f64(a->x);
+  double *out = fk_f64(a->out);
+  for (int64_t i = 0, n = fk_numel(a->x); i < n; i++) out[i] = tanh(x[i]);
+  return FK_OK;
+}
