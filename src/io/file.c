@@ -39,7 +39,7 @@ static fk_status open_regular(const char *path, int *fd, size_t *size) {
 fk_status fk_file_read(const char *path, size_t max_bytes, char **data, size_t *size) {
   fk_status status = FK_OK;
   char *buffer = NULL;
-  size_t bytes, done = 0;
+  size_t bytes = 0, done = 0;
   int fd;
   *data = NULL;
   *size = 0;
@@ -77,7 +77,7 @@ fk_status fk_file_map(const char *path, void **data, size_t *size) {
   int fd;
   *data = NULL;
   *size = 0;
-  size_t bytes;
+  size_t bytes = 0;
   FK_TRY(open_regular(path, &fd, &bytes));
   fk_status status = FK_OK;
   if (bytes) {
