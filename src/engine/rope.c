@@ -65,8 +65,17 @@ static fk_status check(const fk_rope *r) {
 
 /* ---- Frequencies ----------------------------------------------------------------------------------------- */
 
-static void plain(double theta, int64_t dim, double *inv_freq) {
-  for (int64_t j = 0; j < dim / 2; j++) inv_freq[j] = pow(theta, -2 * (double)j / (double)dim);
+/* The result of one operation: rounded to float32, as the models were trained, unless the description is exact. A
+ * double operation on floats, rounded to float, is the float operation. */
+static double rounded(const fk_rope *r, double value) {
+  return r->exact ? value : (double)(float)value;
+}
+
+static void plain(const fk_rope *r, double theta, double *inv_freq) {
+  for (int64_t j = 0; j < r->rotary_dim / 2; j++) {
+    double exponent = rounded(r, 2 * (double)j / (double)r->rotary_dim);
+    inv_freq[j] = rounded(r, 1 / rounded(r, pow(theta, exponent)));
+  }
 }
 
 /* NTK-aware: the base grows so that the longest wave just spans the longer sequence. */
@@ -79,11 +88,15 @@ static double dynamic_theta(const fk_rope *r) {
 
 /* One frequency of Llama 3.1, by how many of its waves fit into the original context. */
 static double llama3(const fk_rope *r, double inv_freq) {
-  double waves = (double)r->original_max_position_embeddings * inv_freq / (2 * pi);
-  if (waves < r->low_freq_factor) return inv_freq / r->factor;
+  double wavelength = rounded(r, rounded(r, 2 * pi) / inv_freq);
+  double waves = rounded(r, (double)r->original_max_position_embeddings / wavelength);
+  double stretched = rounded(r, inv_freq / r->factor);
+  if (waves < r->low_freq_factor) return stretched;
   if (waves > r->high_freq_factor) return inv_freq;
-  double smooth = (waves - r->low_freq_factor) / (r->high_freq_factor - r->low_freq_factor);
-  return (1 - smooth) * inv_freq / r->factor + smooth * inv_freq;
+  double span = r->high_freq_factor - r->low_freq_factor;
+  double smooth = rounded(r, rounded(r, waves - r->low_freq_factor) / span);
+  double low = rounded(r, rounded(r, rounded(r, 1 - smooth) * inv_freq) / r->factor);
+  return rounded(r, low + rounded(r, smooth * inv_freq));
 }
 
 /* The (fractional) pair that makes so many rotations over the original context. */
@@ -109,8 +122,11 @@ static void yarn(const fk_rope *r, double *inv_freq, double *attention_factor) {
   high = fmin(high, (double)r->rotary_dim - 1);
   if (low == high) high += 0.001; /* a step, without dividing by zero */
   for (int64_t j = 0; j < r->rotary_dim / 2; j++) {
-    double ramp = fmin(fmax(((double)j - low) / (high - low), 0), 1);
-    inv_freq[j] = inv_freq[j] / factor * ramp + inv_freq[j] * (1 - ramp);
+    double ramp = fmin(fmax(rounded(r, rounded(r, (double)j - low) / rounded(r, high - low)), 0), 1);
+    double kept = rounded(r, 1 - ramp);
+    double exponent = rounded(r, 2 * (double)j / (double)r->rotary_dim);
+    double stretched = rounded(r, 1 / rounded(r, factor * rounded(r, pow(r->theta, exponent))));
+    inv_freq[j] = rounded(r, rounded(r, stretched * rounded(r, 1 - kept)) + rounded(r, inv_freq[j] * kept));
   }
   if (r->attention_factor)
     *attention_factor = r->attention_factor;
@@ -124,9 +140,9 @@ fk_status fk_rope_frequencies(const fk_rope *r, double *inv_freq, double *attent
   FK_TRY(check(r));
   int64_t half = r->rotary_dim / 2;
   *attention_factor = 1;
-  plain(r->type == FK_ROPE_DYNAMIC ? dynamic_theta(r) : r->theta, r->rotary_dim, inv_freq);
+  plain(r, r->type == FK_ROPE_DYNAMIC ? dynamic_theta(r) : r->theta, inv_freq);
   if (r->type == FK_ROPE_LINEAR)
-    for (int64_t j = 0; j < half; j++) inv_freq[j] /= r->factor;
+    for (int64_t j = 0; j < half; j++) inv_freq[j] = rounded(r, inv_freq[j] / r->factor);
   if (r->type == FK_ROPE_LLAMA3)
     for (int64_t j = 0; j < half; j++) inv_freq[j] = llama3(r, inv_freq[j]);
   if (r->type == FK_ROPE_YARN) yarn(r, inv_freq, attention_factor);
@@ -151,9 +167,9 @@ fk_status fk_rope_table(const fk_rope *r, const fk_tensor *table) {
   for (int64_t p = 0; p < table->shape[0]; p++) {
     int64_t row = p * r->rotary_dim;
     for (int64_t j = 0; j < half; j++) {
-      double angle = (double)p * inv_freq[j];
-      fk_store_f64(type, data, row + j, cos(angle) * attention_factor);
-      fk_store_f64(type, data, row + half + j, sin(angle) * attention_factor);
+      double angle = rounded(r, rounded(r, (double)p) * inv_freq[j]);
+      fk_store_f64(type, data, row + j, rounded(r, rounded(r, cos(angle)) * attention_factor));
+      fk_store_f64(type, data, row + half + j, rounded(r, rounded(r, sin(angle)) * attention_factor));
     }
   }
 cleanup:

@@ -3,8 +3,9 @@
  *
  * A description (fk_rope) is a plain value in the terms of config.json; a field that is 0 is absent and takes the
  * default that its comment gives. Pair j of the rotary_dim / 2 pairs turns by position * inv_freq[j]; the attention
- * factor scales cosines and sines. All of it is computed in double and rounded once, into the table. Buffers and tables
- * belong to the caller; fk_rope_cos_sin allocates its table from the model.
+ * factor scales cosines and sines. Every operation is rounded to float32, on every device: models were trained with
+ * float32 angles, and at position 10^5 those are off by 10^-2 radians from the exact ones. Buffers and tables belong to
+ * the caller; fk_rope_cos_sin allocates its table from the model.
  *
  * The formulas are those of transformers' modeling_rope_utils.py (5.23), checked against it by
  * tests/golden/make_rope.py; their sources are the Llama 3.1 release and YaRN (arXiv 2309.00071). */
@@ -36,6 +37,7 @@ typedef struct fk_rope {
   double beta_fast, beta_slow;              /* yarn: rotations at which the ramp starts and ends; 32 and 1 */
   double attention_factor;                  /* yarn: computed from mscale and mscale_all_dim, or from factor alone */
   double mscale, mscale_all_dim;            /* yarn */
+  bool exact;                               /* compute in double throughout, to check the formulas */
   bool untruncated;                         /* yarn: the ramp's ends keep their fractions ("truncate": false) */
 } fk_rope;
 

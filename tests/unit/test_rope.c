@@ -42,10 +42,13 @@ static void check_frequencies(const json_t *c, const json_t *config) {
   fk_rope rope;
   if (fk_rope_read(&l, dim, &rope)) fail_msg("%s: %s", name, fk_last_error());
   rope.seq_len = json_integer_value(json_object_get(c, "seq_len"));
-  if (fk_rope_frequencies(&rope, inv_freq, &factor)) fail_msg("%s: %s", name, fk_last_error());
   const json_t *exact = json_object_get(c, "exact"), *rounded = json_object_get(c, "float32");
+  if (fk_rope_frequencies(&rope, inv_freq, &factor)) fail_msg("%s: %s", name, fk_last_error());
+  /* The library's pow may differ from ours in the last bit of a float, and YaRN's ramp carries that on. */
+  assert_close(name, json_object_get(rounded, "inv_freq"), inv_freq, dim / 2, 2.5e-7, 0);
+  rope.exact = true;
+  if (fk_rope_frequencies(&rope, inv_freq, &factor)) fail_msg("%s: %s", name, fk_last_error());
   assert_close(name, json_object_get(exact, "inv_freq"), inv_freq, dim / 2, 1e-12, 0);
-  assert_close(name, json_object_get(rounded, "inv_freq"), inv_freq, dim / 2, 1e-6, 0);
   assert_true(fabs(factor / number(exact, "attention_factor") - 1) <= 1e-12);
   assert_true(fabs(factor / number(rounded, "attention_factor") - 1) <= 1e-6);
 }
@@ -87,6 +90,7 @@ static void tables_match(void **state) {
     fk_rope rope;
     assert_int_equal(fk_rope_read(&l, dim, &rope), FK_OK);
     rope.seq_len = json_integer_value(json_object_get(c, "seq_len"));
+    rope.exact = true;
     double *data = malloc((size_t)(4096 * dim) * sizeof *data);
     assert_non_null(data);
     fk_tensor table = {
