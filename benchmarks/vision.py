@@ -1,0 +1,124 @@
+"""Convolutions and image models against PyTorch on the CPU, float32, taking turns on every case.
+
+    python benchmarks/vision.py BUILD_DIR [ROUNDS [CASE_FILTER]]
+
+PyTorch runs eager, its tensors channels last and contiguous; the faster of the two counts. The best sample of each side
+counts: on a shared machine the others only add. Results go to benchmarks/results/. OMP_NUM_THREADS is 2 unless set;
+BENCH_CLOCK=cpu with OMP_NUM_THREADS=1 measures processor time.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+
+now = time.thread_time if os.environ.get("BENCH_CLOCK") == "cpu" else time.perf_counter
+
+# (label, batch, height, width, in_channels, out_channels, kernel, stride, padding, groups): shapes of ConvNeXt V2 base
+# at 224 and 384, and the 3x3 convolutions of a residual network.
+CONVS = [
+    ("patchify 4x4 s4, 384", 1, 384, 384, 3, 128, 4, 4, 0, 1),
+    ("patchify 4x4 s4, 224 b8", 8, 224, 224, 3, 128, 4, 4, 0, 1),
+    ("downsample 2x2 s2, 128>256", 1, 96, 96, 128, 256, 2, 2, 0, 1),
+    ("downsample 2x2 s2, 512>1024", 1, 24, 24, 512, 1024, 2, 2, 0, 1),
+    ("pointwise 128>512, 56", 1, 56, 56, 128, 512, 1, 1, 0, 1),
+    ("pointwise 512>2048, 24", 1, 24, 24, 512, 2048, 1, 1, 0, 1),
+    ("pointwise 2048>512, 14 b8", 8, 14, 14, 2048, 512, 1, 1, 0, 1),
+    ("3x3 s1 128, 56", 1, 56, 56, 128, 128, 3, 1, 1, 1),
+    ("3x3 s2 128>256, 56", 1, 56, 56, 128, 256, 3, 2, 1, 1),
+    ("3x3 s1 512, 14", 1, 14, 14, 512, 512, 3, 1, 1, 1),
+    ("depthwise 7x7 128, 96", 1, 96, 96, 128, 128, 7, 1, 3, 128),
+    ("depthwise 7x7 256, 48", 1, 48, 48, 256, 256, 7, 1, 3, 256),
+    ("depthwise 7x7 512, 24", 1, 24, 24, 512, 512, 7, 1, 3, 512),
+    ("depthwise 7x7 1024, 12", 1, 12, 12, 1024, 1024, 7, 1, 3, 1024),
+    ("depthwise 7x7 512, 14 b8", 8, 14, 14, 512, 512, 7, 1, 3, 512),
+    ("depthwise 7x7 1024, 7 b8", 8, 7, 7, 1024, 1024, 7, 1, 3, 1024),
+]
+MODELS = [("convnextv2-base-22k-384", 1, 224), ("convnextv2-base-22k-384", 1, 384),
+          ("convnextv2-base-22k-384", 8, 224)]
+
+
+def conv_peers(n, h, w, c, o, k, s, p, g):
+    x, weight, bias = torch.randn(n, c, h, w), torch.randn(o, c // g, k, k), torch.randn(o)
+    xl, weight_l = x.to(memory_format=torch.channels_last), weight.to(memory_format=torch.channels_last)
+    return {"contiguous": lambda: F.conv2d(x, weight, bias, s, p, 1, g),
+            "channels_last": lambda: F.conv2d(xl, weight_l, bias, s, p, 1, g)}
+
+
+def model_peers(preset, batch, size):
+    from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
+
+    path = pathlib.Path(__file__).resolve().parents[1] / f"models/convnextv2/presets/{preset}.json"
+    config = json.loads(path.read_text())
+    config = {key: value for key, value in config.items() if key not in ("architectures", "torch_dtype")}
+    model = ConvNextV2ForImageClassification(ConvNextV2Config(**config)).eval()
+    x = torch.randn(batch, 3, size, size)
+    model_l = ConvNextV2ForImageClassification(ConvNextV2Config(**config)).eval().to(memory_format=torch.channels_last)
+    xl = x.to(memory_format=torch.channels_last)
+    return {"contiguous": lambda: model(x), "channels_last": lambda: model_l(xl)}
+
+
+def sample(run):
+    start, runs = now(), 0
+    while True:
+        run()
+        runs += 1
+        seconds = now() - start
+        if seconds > 5e-3:
+            return seconds / runs
+
+
+def main(build, rounds, only):
+    ours = subprocess.Popen([f"{build}/bench_vision"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(request):
+        ours.stdin.write(request + "\n")
+        ours.stdin.flush()
+        return float(ours.stdout.readline())
+
+    cases = [(label, "conv2d " + " ".join(map(str, shape)), conv_peers, shape) for label, *shape in CONVS]
+    cases += [(f"{p} b{n} {size}", f"model {p} {n} {size}", model_peers, (p, n, size)) for p, n, size in MODELS]
+    clock = os.environ.get("BENCH_CLOCK", "wall")
+    print(f"{torch.get_num_threads()} threads, {clock} time, best of {rounds}, torch {torch.__version__}")
+    print(f"{'case':38} {'ours':>10} {'PyTorch':>10} {'ratio':>6}")
+    records = []
+    for label, request, make, arguments in cases:
+        if only not in label:
+            continue
+        peers = make(*arguments)
+        for run in peers.values():
+            run()
+        ask(request)
+        times = {"ours": [], **{name: [] for name in peers}}
+        for _ in range(rounds):
+            times["ours"].append(ask(request))
+            for name, run in peers.items():
+                times[name].append(sample(run))
+        best = {name: min(values) for name, values in times.items()}
+        peer = min(peers, key=best.get)
+        ratio = best[peer] / best["ours"]
+        print(f"{label:38} {best['ours'] * 1e3:9.3f}m {best[peer] * 1e3:9.3f}m {ratio:6.2f}  "
+              f"{'no slower' if ratio >= 1 else 'MISSED'} ({peer})", flush=True)
+        records.append({"case": label, "seconds": {name: [float(f"{v:.4g}") for v in values] for name, values in times.items()}})
+    ours.stdin.close()
+    ours.wait()
+    if only:
+        return
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    result = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "cpu": cpu,
+              "threads": torch.get_num_threads(), "clock": clock, "load": os.getloadavg(), "cases": records}
+    folder = pathlib.Path(__file__).resolve().parent / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / f"vision-{datetime.date.today()}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 5, sys.argv[3] if len(sys.argv) > 3 else "")
