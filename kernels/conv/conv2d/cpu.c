@@ -1,5 +1,6 @@
 #include "depthwise.h"
 #include "gemm.h"
+#include "windows.h"
 
 /* Elements from pixel to pixel when out's images and lines follow each other without gaps, else 0. */
 static int64_t even_step(const fk_tensor *t) {
@@ -26,5 +27,5 @@ fk_status fk_cpu_conv2d(fk_context *ctx, const fk_conv2d_args *a) {
   p.features = p.out_channels / a->groups;
   if (p.pixels == 0 || p.out_channels == 0) return FK_OK;
   if (p.channels == 1 && p.features == 1) return conv_depthwise(ctx, &p);
-  return conv_gemm(ctx, &p);
+  return windows_pay(&p) ? conv_windows(ctx, &p) : conv_gemm(ctx, &p);
 }

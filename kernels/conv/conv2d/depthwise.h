@@ -8,18 +8,20 @@
 #include "window.h"
 
 #if defined(__AVX512F__)
-enum { TILE = 14, NARROW_TILE = 12 }; /* accumulators; with 7 weights and a pixel they fit 32 registers */
+/* Accumulators: with 7 weights and a pixel they fit 32 registers, or 16. */
+enum { TILE = 14, TILE_B = 12, TILE_C = 7 };
 #else
-enum { TILE = 6, NARROW_TILE = 6 };
+enum { TILE = 6, TILE_B = 5, TILE_C = 4 };
 #endif
 
 typedef struct depthwise {
   const problem *p;
-  int64_t tile;    /* output columns at a time: TILE or NARROW_TILE */
+  int64_t tile;    /* output columns at a time */
   int64_t columns; /* of a padded line */
   int64_t lines;   /* of the ring */
   int64_t rows;    /* output rows per work item */
-  char *threads;   /* per thread: weights [taps][lane], tags [lines], lines [lines][columns][lane] */
+  float *weights;  /* [block of channels][taps][lane] */
+  char *threads;   /* per thread: lines [lines][columns][lane], tags [lines], addresses of lines [kernel_h] */
   int64_t thread_bytes;
 } depthwise;
 
@@ -27,22 +29,23 @@ typedef struct strip { /* one work item */
   const depthwise *d;
   int64_t n, c;
   int lanes; /* valid ones */
-  float *weights, *ring;
+  const float *weights;
+  float *ring;
   int64_t *tags; /* which line of the image each line of the ring holds */
   fk_vec bias;
 } strip;
 
-/* Weights of the channels as [tap][lane]. */
-static void pack_weights(const strip *s) {
-  const problem *p = s->d->p;
-  const char *weight = (const char *)fk_data(p->a->weight) + s->c * p->taps * fk_width(p->type);
+/* Weights of FK_LANES channels from c on, as [tap][lane]. */
+static void pack_kernels(const problem *p, int64_t c, float *to) {
+  const char *weight = (const char *)fk_data(p->a->weight) + c * p->taps * fk_width(p->type);
+  int lanes = (int)at_most(p->in_channels - c, FK_LANES);
   for (int64_t tap = 0; tap < p->taps; tap += FK_CHUNK / FK_LANES) {
     float room[FK_CHUNK];
     const float *row[FK_LANES] = {0};
     int64_t n = at_most(p->taps - tap, FK_CHUNK / FK_LANES);
-    for (int i = 0; i < s->lanes; i++)
+    for (int i = 0; i < lanes; i++)
       row[i] = fk_row_read(p->type, weight + i * p->taps * fk_width(p->type), tap, room + i * (FK_CHUNK / FK_LANES), n);
-    fk_pack_columns(row, s->lanes, n, s->weights + tap * FK_LANES, FK_LANES);
+    fk_pack_columns(row, lanes, n, to + tap * FK_LANES, FK_LANES);
   }
 }
 
@@ -51,20 +54,17 @@ static inline __attribute__((always_inline)) void copy_pixels(fk_type type, cons
   for (int64_t i = 0; i < n; i++, from += step, to += FK_LANES) fk_widen(type, from, to, FK_LANES);
 }
 
-/* The line of the ring that holds line y of the image. */
+/* The line of the ring that holds line y of the image. What lies beside the image is zero from the start. */
 static const float *line_of(const strip *s, int64_t y) {
   const problem *p = s->d->p;
   int64_t slot = y % s->d->lines, pad = p->a->padding_w, n = at_most(p->width, s->d->columns - pad);
-  float *line = s->ring + slot * s->d->columns * FK_LANES, *to = line + pad * FK_LANES;
-  if (s->tags[slot] == y) return line;
+  float *line = s->ring + slot * s->d->columns * FK_LANES;
+  if (s->tags[slot] == y || n <= 0) return line;
   s->tags[slot] = y;
-  if (n < 0) n = 0;
+  float *to = line + pad * FK_LANES;
   const char *from = pixel_of(p, s->n, y, 0) + s->c * fk_width(p->type);
   int64_t step = fk_stride(p->a->x, 2) * fk_width(p->type);
-  memset(line, 0, (size_t)at_most(pad, s->d->columns) * FK_LANES * 4);
-  if (n + pad < s->d->columns) memset(to + n * FK_LANES, 0, (size_t)(s->d->columns - pad - n) * FK_LANES * 4);
   if (s->lanes < FK_LANES) {
-    memset(to, 0, (size_t)n * FK_LANES * 4);
     for (int64_t i = 0; i < n; i++) fk_widen(p->type, from + i * step, to + i * FK_LANES, s->lanes);
   } else if (p->type == FK_F32) {
     copy_pixels(FK_F32, from, step, n, to);
@@ -128,7 +128,8 @@ static inline __attribute__((always_inline)) void row_tile(const strip *s, const
     for (int t = 0; t < N; t++) out[t] = sum[t];                                                                       \
   }
 ROW_TILE(tile_7, 7, 1, TILE)
-ROW_TILE(tile_7_narrow, 7, 1, NARROW_TILE)
+ROW_TILE(tile_7_b, 7, 1, TILE_B)
+ROW_TILE(tile_7_c, 7, 1, TILE_C)
 ROW_TILE(tile_5, 5, 1, TILE)
 ROW_TILE(tile_3, 3, 1, TILE)
 ROW_TILE(tile_3_stride_2, 3, 2, TILE)
@@ -141,7 +142,7 @@ static tile_fn *choose_tile(const depthwise *d) {
   const fk_conv2d_args *a = d->p->a;
   int64_t taps = d->p->kernel_w, stride = a->stride_w;
   if (a->dilation_w != 1 || stride > 2) return tile_any;
-  if (taps == 7 && stride == 1) return d->tile == TILE ? tile_7 : tile_7_narrow;
+  if (taps == 7 && stride == 1) return d->tile == TILE ? tile_7 : d->tile == TILE_B ? tile_7_b : tile_7_c;
   if (taps == 5) return stride == 1 ? tile_5 : tile_5_stride_2;
   if (taps == 3) return stride == 1 ? tile_3 : tile_3_stride_2;
   return tile_any;
@@ -150,9 +151,10 @@ static tile_fn *choose_tile(const depthwise *d) {
 /* Rounds and stores the valid pixels of a tile. */
 static void store_tile(const strip *s, int64_t pixel, const fk_vec *sum, int64_t n) {
   const problem *p = s->d->p;
-  for (int64_t t = 0; t < n; t++) {
+  char *to = out_pixel(p, pixel, s->c);
+  int64_t step = fk_stride(p->a->out, 2) * fk_width(p->type);
+  for (int64_t t = 0; t < n; t++, to += step) {
     float room[FK_LANES];
-    char *to = out_pixel(p, pixel + t, s->c);
     if (p->type == FK_F32 && s->lanes == FK_LANES) {
       fk_vec_store((float *)(void *)to, sum[t]);
     } else {
@@ -166,6 +168,7 @@ static void output_rows(strip *s, int64_t start, int64_t end, const float **line
   const problem *p = s->d->p;
   tile_fn *tile = choose_tile(s->d);
   fk_vec sum[TILE];
+  memset(s->ring, 0, (size_t)(s->d->lines * s->d->columns * FK_LANES) * 4);
   for (int64_t i = 0; i < s->d->lines; i++) s->tags[i] = -1;
   for (int64_t row = start; row < end; row++) {
     for (int64_t ky = 0; ky < p->kernel_h; ky++) {
@@ -192,10 +195,9 @@ static void work_item(const depthwise *d, int64_t item) {
   char *room = d->threads + thread_index() * d->thread_bytes;
   float bias[FK_LANES] = {0};
   s.lanes = (int)at_most(p->in_channels - s.c, FK_LANES);
-  s.weights = (float *)(void *)room;
-  s.ring = s.weights + p->taps * FK_LANES;
+  s.weights = d->weights + block * p->taps * FK_LANES;
+  s.ring = (float *)(void *)room;
   s.tags = (int64_t *)(void *)(s.ring + d->lines * d->columns * FK_LANES);
-  pack_weights(&s);
   read_bias(p, s.c, s.lanes, bias);
   s.bias = fk_vec_load(bias);
   output_rows(&s, part * d->rows, at_most((part + 1) * d->rows, p->out_height),
@@ -204,18 +206,29 @@ static void work_item(const depthwise *d, int64_t item) {
 
 static inline fk_status conv_depthwise(fk_context *ctx, const problem *p) {
   depthwise d = {.p = p, .tile = TILE, .lines = (p->kernel_h - 1) * p->a->dilation_h + 1};
-  bool narrow = round_up(p->out_width, NARROW_TILE) < round_up(p->out_width, TILE);
-  if (narrow && p->kernel_w == 7 && p->a->stride_w == 1 && p->a->dilation_w == 1) d.tile = NARROW_TILE;
+  if (p->kernel_w == 7 && p->a->stride_w == 1 && p->a->dilation_w == 1) {
+    /* The tile that computes the fewest columns beyond the image. */
+    if (round_up(p->out_width, TILE_B) < round_up(p->out_width, d.tile)) d.tile = TILE_B;
+    if (round_up(p->out_width, TILE_C) < round_up(p->out_width, d.tile)) d.tile = TILE_C;
+  }
   d.columns = (round_up(p->out_width, d.tile) - 1) * p->a->stride_w + (p->kernel_w - 1) * p->a->dilation_w + 1;
-  d.thread_bytes = round_up((p->taps + d.lines * d.columns) * FK_LANES * 4 + (d.lines + p->kernel_h) * 8, 64);
+  d.thread_bytes = round_up(d.lines * d.columns * FK_LANES * 4 + (d.lines + p->kernel_h) * 8, 64);
   d.threads = fk_scratch(ctx, (size_t)(max_threads() * d.thread_bytes));
-  if (!d.threads) return FK_ERROR_MEMORY;
+  int64_t blocks = (p->in_channels + FK_LANES - 1) / FK_LANES;
+  d.weights = fk_scratch(ctx, (size_t)(blocks * p->taps * FK_LANES) * 4);
+  if (!d.threads || !d.weights) return FK_ERROR_MEMORY;
   /* Rows are split only when images and channels are too few for the threads: the parts copy some lines twice. */
-  int64_t strips = fk_size(p->a->x, 0) * ((p->in_channels + FK_LANES - 1) / FK_LANES), parts = 1;
+  int64_t strips = fk_size(p->a->x, 0) * blocks, parts = 1;
   while (strips * parts < 4 * max_threads() && p->out_height > 8 * parts) parts *= 2;
   d.rows = (p->out_height + parts - 1) / parts;
   int64_t items = strips * ((p->out_height + d.rows - 1) / d.rows);
-#pragma omp parallel for schedule(dynamic) if (p->pixels * p->taps * p->in_channels > 1 << 16)
-  for (int64_t i = 0; i < items; i++) work_item(&d, i);
+#pragma omp parallel if (p->pixels * p->taps * p->in_channels > 1 << 16)
+  {
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < blocks; i++) pack_kernels(p, i * FK_LANES, d.weights + i * p->taps * FK_LANES);
+      /* In order: neighbouring channels share cache lines and pages. */
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < items; i++) work_item(&d, i);
+  }
   return FK_OK;
 }

@@ -185,6 +185,17 @@ static const int64_t *window_offsets(fk_context *ctx, const problem *p, int64_t 
   return offsets;
 }
 
+/* Output channels per work item, such that the busiest thread has the least to do; each block costs as much
+ * again as a few channels. Where a block ends changes no sum. */
+static int64_t choose_block(int64_t features) {
+  int64_t best = FEATURE_BLOCK, least = INT64_MAX, threads = max_threads();
+  for (int64_t block = FEATURE_BLOCK; block > 0; block -= FK_TILE_ROWS) {
+    int64_t items = (features + block - 1) / block, busiest = (items + threads - 1) / threads * (block + 4);
+    if (busiest < least) best = block, least = busiest;
+  }
+  return best;
+}
+
 static inline fk_status conv_gemm(fk_context *ctx, const problem *p) {
   gemm g = {.p = p, .depth = p->channels * p->taps, .block = FEATURE_BLOCK};
   int64_t most = at_most(p->pixels, ROW_BLOCK), padded = (most + FK_PANEL - 1) / FK_PANEL * FK_PANEL;
@@ -198,8 +209,7 @@ static inline fk_status conv_gemm(fk_context *ctx, const problem *p) {
     g.offsets = window_offsets(ctx, p, g.depth);
     if (!g.offsets) return FK_ERROR_MEMORY;
   }
-  /* Enough items for every thread; where a block ends changes no sum. */
-  while (g.block > FK_TILE_ROWS && p->features < 2 * g.block * max_threads()) g.block /= 2;
+  g.block = choose_block(p->features);
   int64_t blocks = (p->features + g.block - 1) / g.block;
   for (g.group = 0; g.group < p->a->groups; g.group++)
     for (int64_t r0 = 0; r0 < p->pixels; r0 += ROW_BLOCK) {
