@@ -12,7 +12,7 @@ file(GLOB FK_PLAIN_FILES CONFIGURE_DEPENDS
 file(GLOB FK_CPU_FILES CONFIGURE_DEPENDS
      ${CMAKE_SOURCE_DIR}/kernels/*/*/cpu.c ${CMAKE_SOURCE_DIR}/blocks/*/*/cpu.c)
 
-add_executable(taskc tools/taskc.c src/core/arena.c src/core/error.c src/core/expr.c src/core/task_json.c src/core/dtype.c)
+add_executable(taskc tools/taskc.c src/core/arena.c src/core/error.c src/core/expr.c src/core/task_json.c src/core/task_keys.c src/core/task_tensors.c src/core/dtype.c)
 target_include_directories(taskc PRIVATE include src)
 target_link_libraries(taskc PRIVATE fk_flags PkgConfig::JANSSON)
 

@@ -247,7 +247,7 @@ static void test_places(void **state) {
   fk_context *ctx = open_context(FK_CPU), *meta = open_context(FK_META);
   fk_model *model;
   const fk_model_options plain = {0}, random = {.random_weights = true}, longer = {.max_model_len = 33};
-  assert_fails(fk_model_open(ctx, "no-such-preset", &plain, &model), FK_ERROR_NOT_FOUND, "nor a preset (llama-3.1-70b");
+  assert_fails(fk_model_open(ctx, "no-such-preset", &plain, &model), FK_ERROR_NOT_FOUND, "llama-3.1-70b");
   assert_fails(fk_model_open(ctx, "./no/such/folder", &plain, &model), FK_ERROR_NOT_FOUND, "./no/such/folder");
   assert_fails(fk_model_open(ctx, "llama-3.1-8b", &plain, &model), FK_ERROR_ARGUMENT, "without weights");
   assert_fails(fk_model_open(ctx, dir.path, &plain, &model), FK_ERROR_NOT_FOUND, "config.json");
