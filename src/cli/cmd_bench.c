@@ -73,7 +73,7 @@ static const fk_task *implied_task(const settings *s, const fk_candidate *candid
 }
 
 /* Drops the jobs that --task and --level exclude; the number left. */
-static int filter(const settings *s, fk_workload *w) {
+static int filter(const settings *s, fk_job_list *w) {
   int kept = 0;
   for (int j = 0; j < w->num_jobs; j++) {
     bool named = s->num_tasks == 0;
@@ -83,14 +83,14 @@ static int filter(const settings *s, fk_workload *w) {
   return w->num_jobs = kept;
 }
 
-static bool apply_dtype(const settings *s, const fk_workload *w) {
+static bool apply_dtype(const settings *s, const fk_job_list *w) {
   bool used = s->dtype == 0;
   for (int j = 0; j < w->num_jobs && s->dtype; j++)
     for (int i = 0; i < w->jobs[j].count; i++) used |= fk_case_use_dtype(w->jobs[j].cases[i], s->dtype);
   return used;
 }
 
-static int load(const cli *c, fk_arena *arena, const settings *s, fk_bench *b, fk_workload *w) {
+static int load(const cli *c, fk_arena *arena, const settings *s, fk_bench *b, fk_job_list *w) {
   const char *captures = cli_value(c, "captures"), *cases = cli_value(c, "cases");
   for (int i = 0; i < s->num_tasks; i++)
     if (!fk_task_find(s->tasks[i])) return cli_error(c);
@@ -98,9 +98,9 @@ static int load(const cli *c, fk_arena *arena, const settings *s, fk_bench *b, f
     if (fk_candidate_open(arena, s->candidates[i], cli_value(c, "include"), &b->candidates[i]) != FK_OK)
       return cli_error(c);
   const fk_task *task = implied_task(s, b->candidates);
-  if (fk_workload_load(arena, captures ? captures : cases, task, w) != FK_OK) return cli_error(c);
+  if (fk_job_list_load(arena, captures ? captures : cases, task, w) != FK_OK) return cli_error(c);
   if (filter(s, w) == 0) return cli_fail(c, "%s holds no case of the tasks asked for", w->source);
-  fk_workload_trim(w, (int)s->max_cases);
+  fk_job_list_trim(w, (int)s->max_cases);
   if (!apply_dtype(s, w)) return cli_fail(c, "--dtype: no case can take %s", fk_type_name(s->dtype));
   return 0;
 }
@@ -113,7 +113,7 @@ static int write_record(const cli *c, const fk_bench *b, const char *path) {
 }
 
 static int judge(const cli *c, const settings *s, fk_arena *arena, fk_bench *b) {
-  fk_workload w;
+  fk_job_list w;
   int status = load(c, arena, s, b, &w);
   if (status) return status;
   b->workload = &w;

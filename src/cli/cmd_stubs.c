@@ -9,8 +9,8 @@
 #include "cli/cli.h"
 #include "core/registry.h"
 #include "engine/simulate.h"
+#include "judge/job_list.h"
 #include "judge/stubs.h"
-#include "judge/workload.h"
 
 static const cli_option options[] = {{"output", "DIR", "folder for the files, made when it does not exist (.)"},
                                      {"language", "c|cuda", "c (default) or cuda"},
@@ -49,10 +49,10 @@ static int write_stub(const cli *c, const fk_task *task, bool cuda, const char *
 /* One stub per task of a capture file. */
 static int stubs_of_captures(const cli *c, const char *captures, bool cuda, const char *folder) {
   fk_arena arena;
-  fk_workload w = {0};
+  fk_job_list w = {0};
   int status = 0;
   fk_arena_init(&arena, &fk_host_memory, 0);
-  if (fk_workload_load(&arena, captures, NULL, &w) != FK_OK) status = cli_error(c);
+  if (fk_job_list_load(&arena, captures, NULL, &w) != FK_OK) status = cli_error(c);
   for (int i = 0; i < w.num_jobs && !status; i++) status = write_stub(c, w.jobs[i].task, cuda, folder);
   fk_arena_destroy(&arena);
   return status;

@@ -6,7 +6,7 @@
 
 #include "judge/candidate.h"
 #include "judge/grader.h"
-#include "judge/workload.h"
+#include "judge/job_list.h"
 
 enum { FK_MAX_CANDIDATES = 64, FK_MAX_ROWS = 512 };
 
@@ -23,7 +23,7 @@ typedef struct fk_bench_row {
 } fk_bench_row;
 
 typedef struct fk_bench {
-  const fk_workload *workload;
+  const fk_job_list *workload;
   fk_candidate *candidates;
   int num_candidates;
   fk_grade_options options;

@@ -1,4 +1,4 @@
-#include "judge/workload.h"
+#include "judge/job_list.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +23,7 @@ static int costliest_first(const void *a, const void *b) {
   return (cy > cx) - (cy < cx);
 }
 
-static fk_status add_job(fk_arena *arena, const fk_task *task, const json_t *cases, const char *where, fk_workload *w) {
+static fk_status add_job(fk_arena *arena, const fk_task *task, const json_t *cases, const char *where, fk_job_list *w) {
   fk_job *job = &w->jobs[w->num_jobs];
   size_t n = json_array_size(cases);
   if (!json_is_array(cases) || n == 0)
@@ -50,7 +50,7 @@ static fk_status text_of(fk_arena *arena, const json_t *root, const char *key, c
   return *text ? FK_OK : FK_ERROR_MEMORY;
 }
 
-static fk_status load_capture(fk_arena *arena, const json_t *root, const char *where, fk_workload *w) {
+static fk_status load_capture(fk_arena *arena, const json_t *root, const char *where, fk_job_list *w) {
   const char *format = json_string_value(json_object_get(root, "format")), *name;
   json_t *tasks = json_object_get(root, "tasks"), *entry;
   if (!format || strcmp(format, "fastkernels-capture/1") != 0)
@@ -69,7 +69,7 @@ static fk_status load_capture(fk_arena *arena, const json_t *root, const char *w
   return FK_OK;
 }
 
-static fk_status load_cases(fk_arena *arena, json_t *root, const char *where, const fk_task *task, fk_workload *w) {
+static fk_status load_cases(fk_arena *arena, json_t *root, const char *where, const fk_task *task, fk_job_list *w) {
   const char *named = json_string_value(json_object_get(root, "task"));
   if (named && !(task = fk_task_find(named))) return fk_fail_in(FK_ERROR_NOT_FOUND, "%s: task", where);
   if (!task)
@@ -86,11 +86,11 @@ static fk_status load_cases(fk_arena *arena, json_t *root, const char *where, co
   return status;
 }
 
-fk_status fk_workload_load(fk_arena *arena, const char *text, const fk_task *task, fk_workload *w) {
+fk_status fk_job_list_load(fk_arena *arena, const char *text, const fk_task *task, fk_job_list *w) {
   bool is_inline = text[strspn(text, " \t\n")] == '{';
   const char *where = is_inline ? "inline" : text;
   json_error_t error;
-  *w = (fk_workload){.source = where, .note = ""};
+  *w = (fk_job_list){.source = where, .note = ""};
   json_t *root = is_inline ? json_loads(text, JSON_REJECT_DUPLICATES, &error)
                            : json_load_file(text, JSON_REJECT_DUPLICATES, &error);
   if (!root) return fk_fail(FK_ERROR_FORMAT, "%s: line %d: %s", where, error.line, error.text);
@@ -104,7 +104,7 @@ fk_status fk_workload_load(fk_arena *arena, const char *text, const fk_task *tas
   return status;
 }
 
-void fk_workload_trim(fk_workload *w, int max_cases) {
+void fk_job_list_trim(fk_job_list *w, int max_cases) {
   for (int i = 0; i < w->num_jobs; i++) {
     fk_job *job = &w->jobs[i];
     if (job->count > max_cases) job->count = max_cases;
