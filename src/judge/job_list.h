@@ -1,7 +1,7 @@
-/* Workload: the cases to judge, by task: from a capture of a model, a file of cases, or JSON on the command line.
+/* Job list: the cases to judge, by task: from a capture of a model, a file of cases, or JSON on the command line.
  *
  * A capture is {"format": "fastkernels-capture/1", "model": ..., "workload": ..., "device": ..., "tasks":
- * {"rms_norm": {"level": 1, "calls": N, "cases": [case, ...]}}}; see judge/case.h for a case. A workload and all it
+ * {"rms_norm": {"level": 1, "calls": N, "cases": [case, ...]}}}; see judge/case.h for a case. A job list and all it
  * refers to live in the arena. */
 #ifndef FK_JUDGE_JOB_LIST_H
 #define FK_JUDGE_JOB_LIST_H
