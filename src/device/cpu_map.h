@@ -16,6 +16,9 @@ static inline void fk_map_row(fk_map_fn f, fk_type type, const void *x, void *ou
     int64_t count = fk_chunk_at(i, n);
     const float *p = fk_row_read(type, x, i, in_room, count);
     float *o = fk_row_target(type, out, i, out_room, stream);
+    /* The next chunk comes from memory while this one is computed. */
+    const char *next = (const char *)x + (i + FK_CHUNK) * fk_width(type);
+    for (int64_t k = 0; stream && k < FK_CHUNK * fk_width(type); k += 64) __builtin_prefetch(next + k, 0, 2);
     f(p, o, count);
     fk_row_write(type, out, i, o, count, stream);
   }
