@@ -153,7 +153,7 @@ static void window_block(const windows *w, int64_t r0, int64_t start, int64_t en
 /* Whether packing the weights costs less than transposing windows and results. */
 static inline bool windows_pay(const problem *p) {
   double depth = (double)(p->channels * p->taps), features = (double)p->features;
-  return features >= FK_LANES && (double)p->pixels * (depth + features) > depth * features;
+  return features >= FK_LANES && (double)p->pixels * (depth + features) > 2 * depth * features;
 }
 
 static inline fk_status conv_windows(fk_context *ctx, const problem *p) {
