@@ -15,6 +15,8 @@ COMMAND(capture)
 COMMAND(bench)
 COMMAND(stubs)
 COMMAND(doctor)
+COMMAND(roofline)
+COMMAND(report)
 COMMAND(runner)
 
 static const struct {
@@ -26,6 +28,8 @@ static const struct {
                 {"op", fk_cmd_op, "run one task on tensors from a file"},
                 {"capture", fk_cmd_capture, "record every task call of a model under a workload"},
                 {"bench", fk_cmd_bench, "judge candidate kernels against the baselines"},
+                {"report", fk_cmd_report, "a record of bench as text, or as a page to read in a browser"},
+                {"roofline", fk_cmd_roofline, "the least time a machine could need for a model"},
                 {"stubs", fk_cmd_stubs, "write a compilable candidate to start from"},
                 {"doctor", fk_cmd_doctor, "what this machine has and lacks, with measured ceilings"},
                 {"__runner", fk_cmd_runner, NULL}};
