@@ -117,8 +117,11 @@ fk_status fk_config_floats(fk_loader *l, const char *key, int max, double *value
   if (n > (size_t)max) return fk_json_fail(&list, FK_ERROR_FORMAT, "expected at most %d numbers, got %zu", max, n);
   for (size_t i = 0; i < n; i++) {
     fk_json item = fk_json_item(&list, i);
-    if (!json_is_number(item.node)) return fk_json_expected(&item, "a number");
-    values[i] = json_number_value(item.node);
+    /* transformers 5 writes an infinite number as {"__float__": "Infinity"}, transformers 4 as Infinity (io/json.h). */
+    const char *special = json_string_value(json_object_get(item.node, "__float__"));
+    bool infinite = special && strcmp(special, "Infinity") == 0;
+    if (!json_is_number(item.node) && !infinite) return fk_json_expected(&item, "a number");
+    values[i] = infinite ? 1.79e308 : json_number_value(item.node);
   }
   *count = (int)n;
   return FK_OK;

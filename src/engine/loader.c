@@ -189,11 +189,12 @@ static bool serves(const fk_stored *from, fk_type type) {
   return from->type == type && fk_safetensors_aligned(from);
 }
 
-static fk_status weight(fk_loader *l, fk_tensor **tensor, const int64_t *shape, int32_t ndim, const char *name) {
+static fk_status weight(fk_loader *l, fk_tensor **tensor, fk_type type, const int64_t *shape, int32_t ndim,
+                        const char *name) {
   fk_tensor *t;
-  FK_TRY(describe(l, l->model->dtype, shape, ndim, &t));
+  FK_TRY(describe(l, type, shape, ndim, &t));
   const fk_stored *from = l->checkpoint ? fk_checkpoint_find(l->checkpoint, name) : NULL;
-  bool view = from && serves(from, l->model->dtype);
+  bool view = from && serves(from, type);
   if (l->backend != FK_META && !l->num_wrong && !view) FK_TRY(give_data(l, t));
   FK_TRY(fill(l, name, shape, ndim, t, 0, view ? 0 : fk_numel(t)));
   if (l->backend != FK_META && view) t->data = (void *)from->data;
@@ -214,7 +215,14 @@ static fk_status weight(fk_loader *l, fk_tensor **tensor, const int64_t *shape, 
 fk_status fk_weight(fk_loader *l, fk_tensor **tensor, const int64_t *shape, int32_t ndim, const char *format, ...) {
   *tensor = NULL;
   FORMAT_NAME(name, format);
-  return weight(l, tensor, shape, ndim, name);
+  return weight(l, tensor, l->model->dtype, shape, ndim, name);
+}
+
+fk_status fk_weight_as(fk_loader *l, fk_tensor **tensor, fk_type type, const int64_t *shape, int32_t ndim,
+                       const char *format, ...) {
+  *tensor = NULL;
+  FORMAT_NAME(name, format);
+  return weight(l, tensor, type, shape, ndim, name);
 }
 
 fk_status fk_weight_optional(fk_loader *l, fk_tensor **tensor, bool present, const int64_t *shape, int32_t ndim,
@@ -222,7 +230,7 @@ fk_status fk_weight_optional(fk_loader *l, fk_tensor **tensor, bool present, con
   *tensor = NULL;
   FORMAT_NAME(name, format);
   if (l->checkpoint ? !fk_checkpoint_find(l->checkpoint, name) : !present) return FK_OK;
-  return weight(l, tensor, shape, ndim, name);
+  return weight(l, tensor, l->model->dtype, shape, ndim, name);
 }
 
 fk_status fk_weight_concat(fk_loader *l, fk_tensor **tensor, const char *const *names, const int64_t *rows, int count,

@@ -34,7 +34,10 @@ fk_arena *fk_loader_arena(fk_loader *l);             /* the model's, host side *
 /* One weight, converted to the model's dtype. name is a printf format. */
 fk_status fk_weight(fk_loader *l, fk_tensor **tensor, const int64_t *shape, int32_t ndim, const char *name, ...)
     __attribute__((format(printf, 5, 6)));
-/* The same, NULL when the checkpoint has no such tensor (on meta and with random weights: as `present` says). */
+/* The same in another dtype: numbers that must not be rounded to the model's. */
+fk_status fk_weight_as(fk_loader *l, fk_tensor **tensor, fk_type type, const int64_t *shape, int32_t ndim,
+                       const char *name, ...) __attribute__((format(printf, 6, 7)));
+/* The first again, NULL when the checkpoint has no such tensor (on meta and with random weights: as `present` says). */
 fk_status fk_weight_optional(fk_loader *l, fk_tensor **tensor, bool present, const int64_t *shape, int32_t ndim,
                              const char *name, ...) __attribute__((format(printf, 6, 7)));
 /* Several weights joined along axis 0, in order (q, k, v -> qkv): rows[i] x the remaining shape. names are complete. */

@@ -11,10 +11,42 @@
 
 enum { MAX_PATH_TEXT = 512, MAX_VALUE_TEXT = 80 };
 
+/* Python writes infinite numbers as Infinity, which is no JSON. Puts the largest number of the same length in its
+ * place, outside strings; true when there was one. */
+static bool replace_infinity(char *text, size_t size) {
+  static const char word[] = "Infinity", number[] = "1.79e308";
+  size_t length = sizeof word - 1;
+  bool in_string = false, found = false;
+  for (size_t i = 0; i < size; i++) {
+    if (in_string && text[i] == '\\') {
+      i++;
+    } else if (text[i] == '"') {
+      in_string = !in_string;
+    } else if (!in_string && size - i >= length && memcmp(text + i, word, length) == 0) {
+      memcpy(text + i, number, length);
+      found = true;
+    }
+  }
+  return found;
+}
+
+static fk_status parse_infinite(const char *text, size_t size, const char *where, json_t **root) {
+  char *copy = malloc(size + 1);
+  if (!copy) return fk_fail(FK_ERROR_MEMORY, "%s: no memory to parse %zu bytes of JSON", where, size);
+  memcpy(copy, text, size);
+  if (replace_infinity(copy, size)) *root = json_loadb(copy, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, NULL);
+  free(copy);
+  return FK_OK;
+}
+
 fk_status fk_json_parse(const char *text, size_t size, const char *where, json_t **root) {
   json_error_t error = {0};
   *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
   if (*root) return FK_OK;
+  if (error.text[0] && json_error_code(&error) == json_error_invalid_syntax) {
+    FK_TRY(parse_infinite(text, size, where, root));
+    if (*root) return FK_OK;
+  }
   /* An allocation that fails inside jansson leaves the text empty. */
   if (!error.text[0] || json_error_code(&error) == json_error_out_of_memory)
     return fk_fail(FK_ERROR_MEMORY, "%s: no memory to parse %zu bytes of JSON", where, size);

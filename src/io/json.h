@@ -21,7 +21,8 @@ typedef struct fk_json {
 } fk_json;
 
 /* Reads a file of at most max_bytes, or text. Duplicate keys, nesting deeper than 2048 and trailing text are errors,
- * which carry file:line:column. The caller owns *root (json_decref). */
+ * which carry file:line:column. Infinity, as Python writes it, counts as 1.79e308. The caller owns *root (json_decref).
+ */
 fk_status fk_json_load(const char *path, size_t max_bytes, json_t **root);
 fk_status fk_json_parse(const char *text, size_t size, const char *where, json_t **root);
 

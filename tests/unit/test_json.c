@@ -175,6 +175,20 @@ static void malformed_text_is_refused(void **state) {
   }
 }
 
+static void infinity_is_a_large_number(void **state) {
+  (void)state;
+  static const char text[] = "{\"Infinity\": [Infinity, -Infinity], \"a\": \"\\\\\\\"Infinity\"}";
+  json_t *root;
+  assert_int_equal(fk_json_parse(text, strlen(text), "config.json", &root), FK_OK);
+  const json_t *list = json_object_get(root, "Infinity");
+  assert_true(json_real_value(json_array_get(list, 0)) == 1.79e308);
+  assert_true(json_real_value(json_array_get(list, 1)) == -1.79e308);
+  assert_string_equal(json_string_value(json_object_get(root, "a")), "\\\"Infinity");
+  json_decref(root);
+  assert_int_equal(fk_json_parse("[Infinit]", 9, "config.json", &root), FK_ERROR_FORMAT);
+  assert_null(root);
+}
+
 static void deep_text_is_refused(void **state) {
   (void)state;
   enum { DEPTH = 1000000 };
@@ -235,6 +249,7 @@ int main(void) {
       cmocka_unit_test(wrong_values_are_described),
       cmocka_unit_test(long_paths_are_cut_not_overrun),
       cmocka_unit_test(malformed_text_is_refused),
+      cmocka_unit_test(infinity_is_a_large_number),
       cmocka_unit_test(deep_text_is_refused),
       cmocka_unit_test(files_are_limited),
       cmocka_unit_test(equal_values_give_equal_files),
