@@ -17,6 +17,19 @@ set_source_files_properties(${FK_GENERATED}/registry.gen.c ${FK_GENERATED}/model
 add_dependencies(fk_objects fk_generate)
 target_link_libraries(fk_objects PRIVATE fk_kernels PkgConfig::PCRE2)
 
+# Records name the commit they were made by; "-dirty" when the tree differs from it. Looked up again after each commit.
+find_package(Git QUIET)
+if(GIT_FOUND AND EXISTS ${CMAKE_SOURCE_DIR}/.git)
+  execute_process(COMMAND ${GIT_EXECUTABLE} describe --always --dirty --abbrev=12
+                  WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} OUTPUT_VARIABLE FK_COMMIT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  if(FK_COMMIT)
+    set_source_files_properties(src/judge/report_json.c PROPERTIES COMPILE_DEFINITIONS FK_GIT_COMMIT="${FK_COMMIT}")
+  endif()
+  if(EXISTS ${CMAKE_SOURCE_DIR}/.git/logs/HEAD)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/.git/logs/HEAD)
+  endif()
+endif()
+
 foreach(kind STATIC SHARED)
   string(TOLOWER fastkernels_${kind} target)
   add_library(${target} ${kind} $<TARGET_OBJECTS:fk_objects> ${FK_CPU_OBJECTS})

@@ -7,6 +7,7 @@
 #include "cli/cli.h"
 #include "core/context.h"
 #include "judge/bench.h"
+#include "judge/result.h"
 
 static const cli_option options[] = {
     {"candidate", "FILE", "a kernel, .so or .c; may be repeated. Without one the baseline is timed alone"},
@@ -23,7 +24,9 @@ static const cli_option options[] = {
     {"memory", "MB", "address space of a candidate beyond its tensors (4096; 0 = no limit)"},
     {"threads", "N", "threads of candidate and baseline (all processors)"},
     {"include", "DIR", "folder of fastkernels/abi.h for .c candidates (found by itself)"},
+    {"no-ceilings", NULL, "do not measure the machine's limit first (about a second)"},
     {"output", "FILE", "write the record, with every sample, as JSON"},
+    {"html", "FILE", "write the record as one page for a browser (fastkernels report makes it later too)"},
     {0}};
 
 static const cli_spec spec = {
@@ -105,6 +108,19 @@ static int load(const cli *c, fk_arena *arena, const settings *s, fk_bench *b, f
   return 0;
 }
 
+static int write_page(const cli *c, const fk_bench *b, const char *path) {
+  fk_result *result;
+  json_t *json = fk_bench_json(b);
+  if (!json) return cli_fail(c, "--html: no memory for the record");
+  fk_status status = fk_result_read(json, "the record", &result);
+  json_decref(json);
+  if (!status) {
+    status = fk_result_write_html(result, path);
+    fk_result_free(result);
+  }
+  return status ? cli_error(c) : 0;
+}
+
 static int write_record(const cli *c, const fk_bench *b, const char *path) {
   json_t *json = fk_bench_json(b);
   int rc = json ? json_dump_file(json, path, JSON_INDENT(1)) : -1;
@@ -112,20 +128,21 @@ static int write_record(const cli *c, const fk_bench *b, const char *path) {
   return rc == 0 ? 0 : cli_fail(c, "--output: cannot write %s", path);
 }
 
-static int judge(const cli *c, const settings *s, fk_arena *arena, fk_bench *b) {
-  fk_job_list w;
-  int status = load(c, arena, s, b, &w);
+static int judge(const cli *c, const settings *s, fk_arena *arena, fk_job_list *w, fk_bench *b) {
+  int status = load(c, arena, s, b, w);
   if (status) return status;
-  b->workload = &w;
+  b->workload = w;
   b->options = (fk_grade_options){
       .rounds = (int)s->rounds,
       .budget_seconds = (double)s->budget / 1000,
       .limits = {(double)s->timeout, (uint64_t)s->memory << 20, (int)s->threads, fk_flush_bytes(&b->flush_what)}};
+  if (!cli_flag(c, "no-ceilings") && fk_bench_measure(b) != FK_OK) return cli_error(c);
   b->progress = isatty(STDERR_FILENO) ? stderr : NULL;
   if (fk_bench_run(arena, b) != FK_OK) return cli_error(c);
   fk_bench_table(b, stdout, cli_color());
-  const char *output = cli_value(c, "output");
+  const char *output = cli_value(c, "output"), *html = cli_value(c, "html");
   status = output ? write_record(c, b, output) : 0;
+  if (!status && html) status = write_page(c, b, html);
   return status ? status : b->num_failed > 0;
 }
 
@@ -134,6 +151,7 @@ int fk_cmd_bench(int argc, char **argv) {
   int status = 2;
   settings s;
   fk_arena arena;
+  fk_job_list w;
   if (!cli_parse(&c, &spec, argc, argv, &status)) return status;
   if (!read_settings(&c, &s)) return 2;
   if (!cli_value(&c, "captures") == !cli_value(&c, "cases")) return cli_fail(&c, "give either --captures or --cases");
@@ -141,7 +159,7 @@ int fk_cmd_bench(int argc, char **argv) {
   fk_bench *b = calloc(1, sizeof *b);
   if (b) b->candidates = calloc(CLI_MAX_VALUES, sizeof *b->candidates);
   if (b && b->candidates) {
-    status = judge(&c, &s, &arena, b);
+    status = judge(&c, &s, &arena, &w, b);
     for (int i = 0; i < b->num_candidates; i++) fk_candidate_close(&b->candidates[i]);
   }
   if (b) free(b->candidates);

@@ -1,4 +1,5 @@
-/* Feeds files to a fuzz target without libFuzzer, so that every input that ever found a bug is a test with any compiler:
+/* Feeds files to a fuzz target without libFuzzer, so that every input that ever found a bug is a test with any
+ * compiler:
  *
  *     replay_<subject> FILE_OR_FOLDER...
  *

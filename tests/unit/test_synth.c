@@ -74,6 +74,10 @@ static int64_t at(const filled *f, const char *name, int64_t i) {
 }
 
 #define AXES "\"axes\": {\"tokens\": 40, \"seqs\": 6, \"blocks\": 64, \"width\": 8, \"per_seq\": 10}"
+#define AXES_AND(more) "{" AXES ", " more "}"
+/* 2^62 tokens of 8 columns: more elements than 64 bits count. */
+#define HUGE_AXES \
+  "{\"axes\": {\"tokens\": 4611686018427387904, \"seqs\": 1, \"blocks\": 1, \"width\": 8, \"per_seq\": 1}}"
 
 static void test_bad_cases_name_the_key(void **state) {
   (void)state;
@@ -101,10 +105,13 @@ static void test_bad_cases_name_the_key(void **state) {
 
 static void test_shapes_that_do_not_follow_are_errors(void **state) {
   (void)state;
-  static const char *const bad[] = {"{\"axes\": {\"tokens\": 4}}", "{" AXES ", \"values\": {\"lens\": [1, 2]}}",
-                                    "{" AXES ", \"strides\": {\"x\": [1]}}", "{" AXES ", \"strided\": [\"lens\"]}",
-                                    "{\"axes\": {\"tokens\": 4611686018427387904, \"seqs\": 1, \"blocks\": 1, "
-                                    "\"width\": 8, \"per_seq\": 1}}"};
+  static const char *const bad[] = {
+      "{\"axes\": {\"tokens\": 4}}",
+      AXES_AND("\"values\": {\"lens\": [1, 2]}"),
+      AXES_AND("\"strides\": {\"x\": [1]}"),
+      AXES_AND("\"strided\": [\"lens\"]"),
+      HUGE_AXES,
+  };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     fk_case *c;
     fk_plan plan;
