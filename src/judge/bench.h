@@ -22,18 +22,32 @@ typedef struct fk_bench_row {
   double seconds_saved; /* per run of the workload */
 } fk_bench_row;
 
+/* What the machine reached when asked just before judging (engine/ceilings.h); 0 = not measured. */
+typedef struct fk_bench_ceilings {
+  double bytes_per_second, flops_per_second;
+  const char *by; /* what reached the FLOPs */
+  int threads;
+} fk_bench_ceilings;
+
 typedef struct fk_bench {
   const fk_job_list *workload;
   fk_candidate *candidates;
   int num_candidates;
   fk_grade_options options;
   const char *flush_what;
+  fk_bench_ceilings ceilings;
   fk_bench_row rows[FK_MAX_ROWS];
   int num_rows;
   double overall; /* geometric mean over tasks of the best candidate that passes */
   int num_failed;
   FILE *progress; /* where a progress line goes; NULL: nowhere */
 } fk_bench;
+
+/* Measures the ceilings with the threads of the options, for about a second. */
+fk_status fk_bench_measure(fk_bench *bench);
+
+/* The least time that the ceilings allow for a case's call, over ns; NaN when they were not measured. */
+double fk_bench_limit_fraction(const fk_bench *bench, const fk_case_result *result, double ns);
 
 /* Fills rows. FK_ERROR_ARGUMENT when nothing matches: no task of a candidate is in the workload, or no row is left. */
 fk_status fk_bench_run(fk_arena *arena, fk_bench *bench);

@@ -78,7 +78,7 @@ static json_t *samples_json(const fk_case_result *r) {
   return list;
 }
 
-static json_t *case_json(const fk_case_result *r) {
+static json_t *case_json(const fk_bench *b, const fk_case_result *r) {
   json_t *json = json_object();
   double ns = r->timing.candidate_ns;
   json_object_set_new(json, "case", fk_case_to_json(r->c));
@@ -94,6 +94,10 @@ static json_t *case_json(const fk_case_result *r) {
   json_object_set_new(json, "bytes", number(r->bytes));
   json_object_set_new(json, "gigabytes_per_second", number(ns > 0 ? r->bytes / ns : 0));
   json_object_set_new(json, "gigaflops_per_second", number(ns > 0 ? r->flops / ns : 0));
+  if (b->ceilings.bytes_per_second > 0) {
+    json_object_set_new(json, "limit_fraction", number(fk_bench_limit_fraction(b, r, ns)));
+    json_object_set_new(json, "baseline_limit_fraction", number(fk_bench_limit_fraction(b, r, r->timing.baseline_ns)));
+  }
   json_object_set_new(json, "errors", errors_json(&r->worst.candidate));
   json_object_set_new(json, "baseline_errors", errors_json(&r->worst.baseline));
   json_object_set_new(json, "limits", errors_json(&r->worst.limit));
@@ -106,7 +110,7 @@ static json_t *case_json(const fk_case_result *r) {
   return json;
 }
 
-static json_t *row_json(const fk_bench_row *row) {
+static json_t *row_json(const fk_bench *b, const fk_bench_row *row) {
   json_t *json = json_object(), *cases = json_array();
   json_object_set_new(json, "candidate", row->candidate ? json_string(row->candidate->path) : json_null());
   if (row->candidate && *row->candidate->build) json_object_set_new(json, "build", json_string(row->candidate->build));
@@ -121,8 +125,17 @@ static json_t *row_json(const fk_bench_row *row) {
     json_object_set_new(json, "calls_covered", json_integer(row->job->calls));
     json_object_set_new(json, "calls_in_source", json_integer(row->job->total_calls));
   }
-  for (int i = 0; i < row->num_results; i++) json_array_append_new(cases, case_json(&row->results[i]));
+  for (int i = 0; i < row->num_results; i++) json_array_append_new(cases, case_json(b, &row->results[i]));
   json_object_set_new(json, "cases", cases);
+  return json;
+}
+
+static json_t *ceilings_json(const fk_bench_ceilings *c) {
+  json_t *json = json_object();
+  json_object_set_new(json, "bytes_per_second", number(c->bytes_per_second));
+  json_object_set_new(json, "flops_per_second", number(c->flops_per_second));
+  json_object_set_new(json, "by", json_string(c->by));
+  json_object_set_new(json, "threads", json_integer(c->threads));
   return json;
 }
 
@@ -142,9 +155,10 @@ json_t *fk_bench_json(const fk_bench *b) {
   json_object_set_new(limits, "flush_bytes", json_integer((json_int_t)l->flush_bytes));
   json_object_set_new(limits, "flush", json_string(b->flush_what));
   json_object_set_new(json, "limits", limits);
+  if (b->ceilings.bytes_per_second > 0) json_object_set_new(json, "ceilings", ceilings_json(&b->ceilings));
   json_object_set_new(json, "overall", number(b->overall));
   json_object_set_new(json, "failed", json_integer(b->num_failed));
-  for (int i = 0; i < b->num_rows; i++) json_array_append_new(rows, row_json(&b->rows[i]));
+  for (int i = 0; i < b->num_rows; i++) json_array_append_new(rows, row_json(b, &b->rows[i]));
   json_object_set_new(json, "rows", rows);
   return json;
 }

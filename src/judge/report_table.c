@@ -1,4 +1,5 @@
 /* The results for people: one line per case, one per task, and what failed. */
+#include <math.h>
 #include <string.h>
 
 #include "judge/bench.h"
@@ -20,7 +21,7 @@ static void time_text(double ns, char *text, size_t size) {
     snprintf(text, size, "%.2f ms", ns / 1e6);
 }
 
-static void case_line(const fk_case_result *r, FILE *out, bool color) {
+static void case_line(const fk_bench *b, const fk_case_result *r, FILE *out, bool color) {
   char label[96], base[24], cand[24];
   double ns = r->timing.candidate_ns > 0 ? r->timing.candidate_ns : 1;
   fk_case_label(r->c, label, sizeof label);
@@ -38,11 +39,13 @@ static void case_line(const fk_case_result *r, FILE *out, bool color) {
     fprintf(out, "%10s -> %10s  %5.2fx [%.2f, %.2f]  noise %4.1f %%", base, cand, r->timing.speedup.middle,
             r->timing.speedup.low, r->timing.speedup.high, 100 * r->timing.noise);
   fprintf(out, "  %6.1f GB/s %7.1f GFLOP/s", r->bytes / ns, r->flops / ns);
+  double fraction = fk_bench_limit_fraction(b, r, r->timing.candidate_ns);
+  if (!isnan(fraction)) fprintf(out, "  %5.1f %% of the limit", 100 * fraction);
   if (r->c->count > 1) fprintf(out, "  x%lld", (long long)r->c->count);
   fputc('\n', out);
 }
 
-static void row_lines(const fk_bench_row *row, FILE *out, bool color) {
+static void row_lines(const fk_bench *b, const fk_bench_row *row, FILE *out, bool color) {
   const char *name = row->candidate ? row->candidate->name : "baseline";
   if (!row->job) {
     fprintf(out, "%s\n  %s%-8s%s %s\n", name, paint(color, FK_VERDICT_REFUSED), fk_verdict_name(FK_VERDICT_REFUSED),
@@ -55,7 +58,7 @@ static void row_lines(const fk_bench_row *row, FILE *out, bool color) {
     fprintf(out, "  [%d of %d cases, the costliest; %lld of %lld calls]", row->job->count, row->job->total,
             (long long)row->job->calls, (long long)row->job->total_calls);
   fputc('\n', out);
-  for (int i = 0; i < row->num_results; i++) case_line(&row->results[i], out, color);
+  for (int i = 0; i < row->num_results; i++) case_line(b, &row->results[i], out, color);
   if (row->failed)
     fprintf(out, "  failed: counts as the baseline, 1.00x\n");
   else if (row->candidate)
@@ -65,7 +68,7 @@ static void row_lines(const fk_bench_row *row, FILE *out, bool color) {
 void fk_bench_table(const fk_bench *b, FILE *out, bool color) {
   const char *missing = "";
   for (int i = 0; i < b->num_rows; i++) {
-    row_lines(&b->rows[i], out, color);
+    row_lines(b, &b->rows[i], out, color);
     for (int k = 0; k < b->rows[i].num_results; k++)
       if (*b->rows[i].results[k].missing) missing = b->rows[i].results[k].missing;
   }

@@ -20,11 +20,11 @@ typedef struct fk_result_case {
   int64_t count; /* calls of the workload that it stands for */
   double baseline_ns, candidate_ns;
   fk_interval speedup;
-  double noise, flops, bytes;                         /* of one call */
-  double limit_fraction, baseline_limit_fraction;     /* of the machine's limit; NaN when not measured */
-  double error, error_limit, worst, worst_limit;      /* of the audit nearest to its limit; may be infinite or NaN */
+  double noise, flops, bytes;                     /* of one call */
+  double limit_fraction, baseline_limit_fraction; /* of the machine's limit; NaN when not measured */
+  double error, error_limit, worst, worst_limit;  /* of the audit nearest to its limit; may be infinite or NaN */
   int64_t audits_against_oracle, audits_against_baseline;
-  int num_samples; /* per arm */
+  int num_samples;                    /* per arm */
   const double *baseline, *candidate; /* ns */
 } fk_result_case;
 
@@ -42,7 +42,7 @@ typedef struct fk_result_row {
 
 typedef struct fk_result {
   const char *source, *model, *workload;
-  fk_json environment, limits, ceilings; /* objects; ceilings.node is NULL when none were measured */
+  fk_json environment, limits, ceilings;     /* objects; ceilings.node is NULL when none were measured */
   double bytes_per_second, flops_per_second; /* of the ceilings; 0 without */
   double overall;
   int num_failed, num_candidates; /* rows; rows with a candidate */
