@@ -11,21 +11,6 @@ typedef struct job {
   bool stream;
 } job;
 
-/* Four partial sums keep four additions in flight. */
-static float sum_of_squares(const float *x, int64_t n) {
-  float a = 0, b = 0, c = 0, d = 0;
-  int64_t q = n / 4;
-#pragma omp simd reduction(+ : a, b, c, d)
-  for (int64_t i = 0; i < q; i++) {
-    a += x[i] * x[i];
-    b += x[i + q] * x[i + q];
-    c += x[i + 2 * q] * x[i + 2 * q];
-    d += x[i + 3 * q] * x[i + 3 * q];
-  }
-  for (int64_t i = 4 * q; i < n; i++) a += x[i] * x[i];
-  return (a + b) + (c + d);
-}
-
 /* Written so that a NaN stays. */
 static double at_least(double norm, double epsilon) {
   return norm < epsilon ? epsilon : norm;
@@ -54,7 +39,7 @@ static void norm_row(const job *j, const void *x, void *out) {
   double sum = 0;
   for (int64_t i = 0; i < j->n; i += FK_CHUNK) {
     int64_t count = fk_chunk_at(i, j->n);
-    sum += (double)sum_of_squares(fk_row_read(j->type, x, i, in_room, count), count);
+    sum += (double)fk_sum_of_squares(fk_row_read(j->type, x, i, in_room, count), count);
   }
   if (!(sum <= (double)FLT_MAX && sum >= 1e-30)) {
     row_in_double(j, x, out);

@@ -7,30 +7,16 @@
 typedef struct job {
   fk_type type;
   int64_t n;
-  const float *weight;
+  fk_type weight_type; /* float32 once it has been widened for all rows */
+  const void *weight;
   double epsilon;
   bool stream;
 } job;
 
-/* Four partial sums keep four additions in flight. */
-static float sum_of_squares(const float *x, int64_t n) {
-  float a = 0, b = 0, c = 0, d = 0;
-  int64_t q = n / 4;
-#pragma omp simd reduction(+ : a, b, c, d)
-  for (int64_t i = 0; i < q; i++) {
-    a += x[i] * x[i];
-    b += x[i + q] * x[i + q];
-    c += x[i + 2 * q] * x[i + 2 * q];
-    d += x[i + 3 * q] * x[i + 3 * q];
-  }
-  for (int64_t i = 4 * q; i < n; i++) a += x[i] * x[i];
-  return (a + b) + (c + d);
-}
-
 /* The same formula in double, for rows whose squares leave the range of float: values beyond 1e18, or a row of tiny
  * values under a tiny epsilon. */
 static void row_in_double(const job *j, const void *x, void *out) {
-  float room[FK_CHUNK];
+  float room[FK_CHUNK], weight_room[FK_CHUNK];
   double sum = 0;
   for (int64_t i = 0; i < j->n; i += FK_CHUNK) {
     int64_t count = fk_chunk_at(i, j->n);
@@ -41,17 +27,18 @@ static void row_in_double(const job *j, const void *x, void *out) {
   for (int64_t i = 0; i < j->n; i += FK_CHUNK) {
     int64_t count = fk_chunk_at(i, j->n);
     const float *p = fk_row_read(j->type, x, i, room, count);
-    for (int64_t k = 0; k < count; k++) room[k] = (float)((double)p[k] * scale * (double)j->weight[i + k]);
+    const float *w = fk_row_read(j->weight_type, j->weight, i, weight_room, count);
+    for (int64_t k = 0; k < count; k++) room[k] = (float)((double)p[k] * scale * (double)w[k]);
     fk_row_write(j->type, out, i, room, count, false);
   }
 }
 
 static void norm_row(const job *j, const void *x, void *out) {
-  float in_room[FK_CHUNK], out_room[FK_CHUNK];
+  float in_room[FK_CHUNK], out_room[FK_CHUNK], weight_room[FK_CHUNK];
   double sum = 0;
   for (int64_t i = 0; i < j->n; i += FK_CHUNK) {
     int64_t count = fk_chunk_at(i, j->n);
-    sum += (double)sum_of_squares(fk_row_read(j->type, x, i, in_room, count), count);
+    sum += (double)fk_sum_of_squares(fk_row_read(j->type, x, i, in_room, count), count);
   }
   double mean = sum / (double)j->n + j->epsilon;
   if (!(sum <= (double)FLT_MAX && mean >= 1e-30)) {
@@ -61,7 +48,8 @@ static void norm_row(const job *j, const void *x, void *out) {
   float scale = (float)(1 / sqrt(mean));
   for (int64_t i = 0; i < j->n; i += FK_CHUNK) {
     int64_t count = fk_chunk_at(i, j->n);
-    const float *p = fk_row_read(j->type, x, i, in_room, count), *w = j->weight + i;
+    const float *p = fk_row_read(j->type, x, i, in_room, count);
+    const float *w = fk_row_read(j->weight_type, j->weight, i, weight_room, count);
     float *o = fk_row_target(j->type, out, i, out_room, j->stream);
 #pragma omp simd
     for (int64_t k = 0; k < count; k++) o[k] = p[k] * scale * w[k];
@@ -72,14 +60,19 @@ static void norm_row(const job *j, const void *x, void *out) {
 fk_status fk_cpu_rms_norm(fk_context *ctx, const fk_rms_norm_args *a) {
   int64_t rows = fk_rows(a->x), n = fk_size(a->x, -1);
   if (rows == 0 || n == 0) return FK_OK;
-  job j = {.type = fk_type_of(a->x), .n = n, .weight = fk_data(a->weight), .epsilon = a->epsilon};
+  job j = {.type = fk_type_of(a->x),
+           .n = n,
+           .weight_type = fk_type_of(a->weight),
+           .weight = fk_data(a->weight),
+           .epsilon = a->epsilon};
   double bytes = 2.0 * (double)rows * (double)n * (double)fk_width(j.type);
   j.stream = fk_data(a->out) != fk_data(a->x) && fk_stream_pays(bytes);
-  if (j.type != FK_F32) {
+  if (j.type != FK_F32 && rows > 3) { /* fewer rows convert it as they go */
     float *weight = fk_scratch(ctx, (size_t)n * sizeof *weight);
     if (!weight) return FK_ERROR_MEMORY;
     fk_widen(j.type, fk_data(a->weight), weight, n);
     j.weight = weight;
+    j.weight_type = FK_F32;
   }
 #pragma omp parallel if (rows > 1 && rows * n >= FK_PARALLEL_MIN)
   {
