@@ -2,6 +2,8 @@
  * into steps against one long prefill, levels against each other, and what must be refused. */
 #include <glob.h>
 
+#include "engine/batching.h"
+#include "engine/cache.h"
 #include "model_helpers.h"
 
 #define FIXTURES FK_SOURCE_DIR "/tests/golden/fixtures/mamba2/"
@@ -207,6 +209,68 @@ static void test_steps(void **state) {
   check_steps(FK_CPU, FK_BF16, 2e-2);
 }
 
+/* ---- In the engine --------------------------------------------------------------------------------------- */
+
+enum { REQUESTS = 4, OUTPUT = 20 };
+
+/* Greedy outputs of all requests under a batching policy. */
+static fk_batching_stats generate(const fk_model *model, fk_context *ctx, fk_batching_options o,
+                                  int32_t out[REQUESTS][OUTPUT]) {
+  static const fk_request requests[REQUESTS] = {{50, OUTPUT, 0, NULL, NULL},
+                                                {33, OUTPUT, 0, NULL, NULL},
+                                                {7, OUTPUT, 0, NULL, NULL},
+                                                {61, OUTPUT, 0, NULL, NULL}};
+  fk_batcher *batcher;
+  fk_batch *batch;
+  fk_caches caches;
+  o.num_embeddings = VOCAB;
+  o.state_slots = fk_model_has_state(model);
+  assert_true(o.state_slots);
+  assert_ok(fk_batcher_create(&o, requests, REQUESTS, &batcher));
+  const fk_batching_stats *stats = fk_batcher_stats(batcher);
+  assert_ok(fk_caches_create(ctx, model, stats->num_blocks, stats->block_size, stats->max_num_seqs, &caches));
+  for (;;) {
+    int32_t tokens[REQUESTS] = {0};
+    assert_ok(fk_batcher_next(batcher, &batch));
+    if (!batch) break;
+    batch->caches = caches.tensors;
+    int64_t rows = batch->logits_indices->shape[0];
+    fk_tensor *logits = fk_empty(ctx, model->dtype, rows, VOCAB), *best = fk_empty(ctx, FK_I64, rows);
+    assert_ok(fk_model_step(ctx, model, batch, logits));
+    assert_ok(fk_call(ctx, "argmax", logits, best));
+    for (int64_t i = 0; i < rows; i++) tokens[i] = (int32_t)((const int64_t *)best->data)[i];
+    assert_ok(fk_batcher_commit(batcher, tokens));
+    fk_context_reset(ctx);
+  }
+  assert_ok(fk_batcher_check(batcher));
+  for (int64_t i = 0, count; i < REQUESTS; i++) {
+    const int32_t *tokens = fk_batcher_output(batcher, i, &count);
+    assert_int_equal(count, OUTPUT);
+    memcpy(out[i], tokens, sizeof out[i]);
+  }
+  fk_batching_stats result = *stats;
+  fk_caches_destroy(&caches);
+  fk_batcher_destroy(batcher);
+  return result;
+}
+
+/* One request after the other, all together, and with so little room that sequences are preempted and slots reused. */
+static void test_batching(void **state) {
+  (void)state;
+  fk_context *ctx = open_context(FK_REF);
+  fk_model *model = open_model(ctx, FIXTURES "plain", (fk_model_options){0});
+  int32_t alone[REQUESTS][OUTPUT], together[REQUESTS][OUTPUT], pressed[REQUESTS][OUTPUT];
+  generate(model, ctx, (fk_batching_options){.max_num_seqs = 1}, alone);
+  generate(model, ctx, (fk_batching_options){.max_num_batched_tokens = 24}, together);
+  fk_batching_stats stats =
+      generate(model, ctx, (fk_batching_options){.num_blocks = 9, .max_num_batched_tokens = 48}, pressed);
+  assert_true(stats.preemptions > 0);
+  assert_memory_equal(alone, together, sizeof alone);
+  assert_memory_equal(alone, pressed, sizeof alone);
+  fk_model_close(model);
+  fk_context_destroy(ctx);
+}
+
 /* ---- Levels ---------------------------------------------------------------------------------------------- */
 
 enum { T = 83, H = 40, HEADS = 6, P = 12, N = 20, G = 3, W = 4, I = HEADS * P, CONV = I + 2 * G * N };
@@ -396,7 +460,10 @@ static void test_configs(void **state) {
       {CONFIG(", \"time_step_limit\": [0.5, {\"__float__\": \"NaN\"}]"), "time_step_limit"},
   };
   fk_context *ctx = open_context(FK_META);
-  fk_model *model = open_text(ctx, CONFIG(", \"time_step_limit\": [0.0, Infinity]"), (fk_model_options){0});
+  fk_model *model = open_model(ctx, "mamba-codestral-7b", (fk_model_options){0});
+  assert_int_equal(model->num_parameters, 7285403648);
+  fk_model_close(model);
+  model = open_text(ctx, CONFIG(", \"time_step_limit\": [0.0, Infinity]"), (fk_model_options){0});
   fk_model_close(model);
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
     fk_model_options options = {0};
@@ -410,9 +477,10 @@ static void test_configs(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_ref),         cmocka_unit_test(test_cpu_float32), cmocka_unit_test(test_cpu_bfloat16),
-      cmocka_unit_test(test_cpu_float16), cmocka_unit_test(test_steps),       cmocka_unit_test(test_levels),
-      cmocka_unit_test(test_hostile),     cmocka_unit_test(test_masks),       cmocka_unit_test(test_configs)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_ref),          cmocka_unit_test(test_cpu_float32),
+                                     cmocka_unit_test(test_cpu_bfloat16), cmocka_unit_test(test_cpu_float16),
+                                     cmocka_unit_test(test_steps),        cmocka_unit_test(test_batching),
+                                     cmocka_unit_test(test_levels),       cmocka_unit_test(test_hostile),
+                                     cmocka_unit_test(test_masks),        cmocka_unit_test(test_configs)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
