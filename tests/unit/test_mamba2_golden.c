@@ -411,8 +411,28 @@ static void check_hostile(fk_backend backend, fk_type type) {
   fk_context_destroy(ctx);
 }
 
+/* The scan checks for itself, and writes nothing when it refuses. */
+static void check_scan(fk_backend backend, fk_type type) {
+  fk_context *ctx = open_context(backend);
+  parts p = make_parts(ctx, type), before = make_parts(ctx, type);
+  fk_tensor *x = RANDOM(ctx, type, 1, 0, 1, T, HEADS, P), *y = fk_empty(ctx, type, T, HEADS, P);
+  fk_tensor *dt = RANDOM(ctx, type, 2, 0, 1, T, HEADS), *b = RANDOM(ctx, type, 3, 0, 1, T, G, N);
+  static const int32_t wrong[] = {4, -1, 2, INT32_MIN};
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    ((int32_t *)p.slots->data)[2] = wrong[i];
+    assert_int_equal(fk_call(ctx, "mamba2_ssd", x, dt, b, b, p.ssm_state, p.cu, p.lens, p.slots, p.A, p.D, p.dt_bias,
+                             0.0, 1e300, 256, y),
+                     FK_ERROR_ARGUMENT);
+    assert_non_null(strstr(fk_last_error(), "state_slots[2]"));
+    assert_same(p.ssm_state, before.ssm_state);
+  }
+  fk_context_destroy(ctx);
+}
+
 static void test_hostile(void **state) {
   (void)state;
+  check_scan(FK_REF, FK_F64);
+  check_scan(FK_CPU, FK_BF16);
   check_hostile(FK_REF, FK_F64);
   check_hostile(FK_CPU, FK_F32);
 }
