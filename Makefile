@@ -36,6 +36,7 @@ demo: build
 	@bash tools/demo.sh
 
 test: build
+	@bash tools/setup.sh test
 	@cd build/release && ctest --output-on-failure --no-label-summary
 
 bench: build

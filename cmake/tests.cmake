@@ -1,5 +1,6 @@
 # tests/unit/test_*.c: one cmocka program each. tests/fuzz/fuzz_*.c: one libFuzzer program each (clang, FK_FUZZ), and one
-# that replays the corpus with any compiler. tests/consumer and tests/ffi: the package and the ABI from outside.
+# that replays the corpus with any compiler. tests/consumer and tests/ffi: the package and the ABI from outside;
+# tests/report: the page in a browser.
 find_library(FK_CMOCKA cmocka)
 if(NOT FK_CMOCKA)
   message(FATAL_ERROR "the tests need cmocka (Debian: libcmocka-dev); -DFK_TESTS=OFF builds without them")
@@ -57,5 +58,6 @@ endforeach()
 if(NOT FK_SANITIZE)
   add_test(NAME consumer COMMAND bash ${CMAKE_SOURCE_DIR}/tests/consumer/run.sh ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR} ${CMAKE_C_COMPILER})
   add_test(NAME ffi COMMAND bash ${CMAKE_SOURCE_DIR}/tests/ffi/run.sh ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR} ${CMAKE_C_COMPILER})
-  set_tests_properties(consumer ffi PROPERTIES TIMEOUT 600)
+  add_test(NAME report_page COMMAND bash ${CMAKE_SOURCE_DIR}/tests/report/run.sh ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR})
+  set_tests_properties(consumer ffi report_page PROPERTIES TIMEOUT 600)
 endif()

@@ -1,7 +1,8 @@
 #!/bin/bash
 # Installs what a build, the demo and the tests need and this machine lacks (Debian and its relatives, by apt-get).
-# Silent when nothing is missing.
+# Silent when nothing is missing. `setup.sh test` adds what only `make test` needs.
 set -u
+for_tests=${1:-}
 
 pkg() { pkg-config --exists "$1" 2>/dev/null; }
 header() { echo "#include <$1>" | cc -E "${@:2}" -x c - >/dev/null 2>&1; }
@@ -9,6 +10,14 @@ openmp_blas() {
   local dir
   for dir in /usr/lib/*/openblas-openmp /usr/lib64 /usr/local/lib; do
     [ -e "$dir/libopenblas.so" ] && return 0
+  done
+  return 1
+}
+
+browser() {
+  local name
+  for name in "${FK_CHROMIUM:-chromium}" chromium-browser google-chrome; do
+    command -v "$name" && return 0
   done
   return 1
 }
@@ -28,6 +37,7 @@ libdnnl-dev|header oneapi/dnnl/dnnl.h|bfloat16 and float16 matrix products of th
 libcmocka-dev|header cmocka.h -include stdarg.h -include stddef.h -include setjmp.h -include stdint.h|the unit tests
 python3-venv|python3 -c "import ensurepip, venv"|the test that loads a kernel from Python (never needed at run time)
 LIST
+  [ "$for_tests" = test ] && echo 'chromium|browser|the test that renders a report (about 100 MB)'
 }
 
 missing() {
