@@ -3,10 +3,11 @@
 
 /* Rows come from random places of a table that no cache holds: what counts is how many are under way at a time. */
 enum {
-  AHEAD = 8,       /* rows fetched before they are added */
+  AHEAD = 16,      /* rows fetched before they are added */
   AHEAD_MAX = 512, /* bytes of such a row; a longer one is fetched by the processor once it is being read */
+  NEAR = 1 << 20,  /* bytes of a table that the second-level cache may hold */
   BLOCK = 8,       /* vectors summed in registers */
-  BAGS = 16        /* that a thread takes at a time */
+  BAGS = 64        /* that a thread takes at a time */
 };
 
 typedef struct job {
@@ -14,6 +15,7 @@ typedef struct job {
   fk_type type;
   const char *table;
   int64_t stride, dim, count; /* bytes from row to row; elements of a row; values */
+  bool far;                   /* the table is larger than the caches of a core: rows are worth fetching ahead */
 } job;
 
 static const char *row_of(const job *j, int64_t i) {
@@ -22,7 +24,7 @@ static const char *row_of(const job *j, int64_t i) {
 
 static void fetch(const job *j, int64_t i) {
   int64_t bytes = j->dim * fk_width(j->type);
-  if (i >= j->count) return;
+  if (!j->far || i >= j->count) return;
   const char *row = row_of(j, i);
   if (bytes > AHEAD_MAX) bytes = AHEAD_MAX;
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at);
@@ -36,18 +38,22 @@ static float factor_at(const job *j, int64_t i) {
   return f;
 }
 
-/* Elements [k, k + vecs * FK_LANES) of the sum of values [start, end). Constants where inlined: type, vecs. */
-static inline __attribute__((always_inline)) void sum_vecs(const job *j, fk_type type, int vecs, int64_t start,
-                                                           int64_t end, int64_t k, float *sum) {
+/* Elements [k, k + vecs * FK_LANES) of the sum of values [start, end). Constants where inlined: type, weighted, vecs.
+ */
+static inline __attribute__((always_inline)) void sum_vecs(const job *j, fk_type type, bool weighted, int vecs,
+                                                           int64_t start, int64_t end, int64_t k, float *sum) {
   fk_vec acc[BLOCK];
 #pragma GCC unroll 8
   for (int v = 0; v < vecs; v++) acc[v] = (fk_vec){0};
   for (int64_t i = start; i < end; i++) {
     const char *row = row_of(j, i);
-    fk_vec factor = fk_vec_all(factor_at(j, i));
+    fk_vec factor = fk_vec_all(weighted ? factor_at(j, i) : 1);
     if (k == 0) fetch(j, i + AHEAD);
 #pragma GCC unroll 8
-    for (int v = 0; v < vecs; v++) acc[v] += factor * fk_vec_widen(type, row, k + v * FK_LANES);
+    for (int v = 0; v < vecs; v++) {
+      fk_vec x = fk_vec_widen(type, row, k + v * FK_LANES);
+      acc[v] += weighted ? factor * x : x;
+    }
   }
 #pragma GCC unroll 8
   for (int v = 0; v < vecs; v++) fk_vec_store(sum + v * FK_LANES, acc[v]);
@@ -64,35 +70,43 @@ static void sum_rest(const job *j, int64_t start, int64_t end, int64_t k, float 
   for (int64_t l = 0; l < n; l++) sum[l] = acc[l];
 }
 
-static inline __attribute__((always_inline)) void sum_bag(const job *j, fk_type type, int64_t b) {
+static inline __attribute__((always_inline)) void sum_bag(const job *j, fk_type type, bool weighted, int64_t b) {
   int64_t start = int_at(j->a->offsets, b), end = int_at(j->a->offsets, b + 1);
-  float sum[BLOCK * FK_LANES];
+  float room[BLOCK * FK_LANES];
   char *out = (char *)fk_data(j->a->out) + b * fk_stride(j->a->out, 0) * fk_width(type);
   for (int64_t k = 0, n; k < j->dim; k += n) {
+    float *sum = fk_row_target(type, out, k, room, false);
     n = BLOCK * FK_LANES;
     if (k + n <= j->dim) {
-      sum_vecs(j, type, BLOCK, start, end, k, sum);
+      sum_vecs(j, type, weighted, BLOCK, start, end, k, sum);
     } else if (k + FK_LANES <= j->dim) {
       n = FK_LANES;
-      sum_vecs(j, type, 1, start, end, k, sum);
+      sum_vecs(j, type, weighted, 1, start, end, k, sum);
     } else {
       n = j->dim - k;
       sum_rest(j, start, end, k, sum);
     }
     if (j->a->mode == 1 && end > start)
       for (int64_t l = 0; l < n; l++) sum[l] /= (float)(end - start);
-    fk_narrow(type, sum, out + k * fk_width(type), n);
+    fk_row_write(type, out, k, sum, n, false);
   }
 }
 
+static inline __attribute__((always_inline)) void sum_either(const job *j, fk_type type, int64_t b) {
+  if (j->a->per_sample_weights)
+    sum_bag(j, type, true, b);
+  else
+    sum_bag(j, type, false, b);
+}
+
 static void sum_f32(const job *j, int64_t b) {
-  sum_bag(j, FK_F32, b);
+  sum_either(j, FK_F32, b);
 }
 static void sum_bf16(const job *j, int64_t b) {
-  sum_bag(j, FK_BF16, b);
+  sum_either(j, FK_BF16, b);
 }
 static void sum_f16(const job *j, int64_t b) {
-  sum_bag(j, FK_F16, b);
+  sum_either(j, FK_F16, b);
 }
 
 fk_status fk_cpu_embedding_bag(fk_context *ctx, const fk_embedding_bag_args *a) {
@@ -102,6 +116,7 @@ fk_status fk_cpu_embedding_bag(fk_context *ctx, const fk_embedding_bag_args *a) 
   j.stride = fk_stride(a->weight, 0) * fk_width(j.type);
   j.dim = fk_size(a->weight, 1);
   j.count = fk_size(a->values, 0);
+  j.far = fk_size(a->weight, 0) * j.stride > NEAR;
   int64_t bags = fk_size(a->out, 0);
   void (*sum)(const job *, int64_t) = j.type == FK_F32 ? sum_f32 : j.type == FK_BF16 ? sum_bf16 : sum_f16;
 #pragma omp parallel for schedule(dynamic, BAGS) if (bags > 1 && (j.count + bags) * j.dim >= FK_PARALLEL_MIN)
