@@ -51,6 +51,35 @@ static inline float fk_vec_sum(fk_vec v) {
 #endif
 }
 
+/* The lanes of each of n <= FK_LANES vectors added up; the same order of additions whatever a vector's place. n is a
+ * constant here. Only sum[0 .. n) mean something, but FK_LANES floats are written. */
+static inline __attribute__((always_inline)) void fk_vec_sums(const fk_vec *v, int n, float *sum) {
+#if defined(__AVX512F__)
+  /* Each round halves both what is left of a vector and the number of vectors. */
+  __m512 x[8], y[4], z[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    __m512 a = 2 * i < n ? (__m512)v[2 * i] : _mm512_setzero_ps(), b = 2 * i + 1 < n ? (__m512)v[2 * i + 1] : a;
+    x[i] = 2 * i < n ? _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)) : a;
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    __m512d a = _mm512_castps_pd(x[2 * i]), b = _mm512_castps_pd(x[2 * i + 1]);
+    y[i] = x[2 * i];
+    if (4 * i < n)
+      y[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; i++) {
+    __m512 a = y[2 * i], b = y[2 * i + 1];
+    z[i] = 8 * i < n ? _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd)) : a;
+  }
+  _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_shuffle_f32x4(z[0], z[1], 0x88), _mm512_shuffle_f32x4(z[0], z[1], 0xdd)));
+#else
+  for (int i = 0; i < n; i++) sum[i] = fk_vec_sum(v[i]);
+#endif
+}
+
 typedef struct fk_tile_args {
   const float *a[FK_TILE_ROWS]; /* rows beyond the last valid one repeat it */
   int64_t a_step;               /* elements from a[i][k] to a[i][k + 1] */
@@ -62,7 +91,23 @@ typedef struct fk_tile_args {
   bool add; /* to what c holds */
 } fk_tile_args;
 
-/* With vecs a constant the accumulators stay in registers. */
+/* One step of the sum: acc += a[.][k] * b[.]. */
+static inline __attribute__((always_inline)) void fk_tile_step(fk_vec acc[FK_TILE_ROWS][FK_TILE_VECS],
+                                                               const float *const *a, int64_t k, const float *b,
+                                                               int vecs) {
+  fk_vec row[FK_TILE_VECS];
+#pragma GCC unroll 4
+  for (int j = 0; j < vecs; j++) row[j] = fk_vec_load(b + j * FK_LANES);
+#pragma GCC unroll 8
+  for (int i = 0; i < FK_TILE_ROWS; i++) {
+    fk_vec x = fk_vec_all(a[i][k]);
+#pragma GCC unroll 4
+    for (int j = 0; j < vecs; j++) acc[i][j] += x * row[j];
+  }
+}
+
+/* With vecs a constant the accumulators stay in registers. Four steps at a time where a's rows and b lie in one piece:
+ * moving the pointers costs issue slots of the multiplications. */
 static inline __attribute__((always_inline)) void fk_tile_vecs(const fk_tile_args *t, int vecs) {
   fk_vec acc[FK_TILE_ROWS][FK_TILE_VECS];
 #pragma GCC unroll 8
@@ -73,18 +118,14 @@ static inline __attribute__((always_inline)) void fk_tile_vecs(const fk_tile_arg
 #pragma GCC unroll 8
   for (int i = 0; i < FK_TILE_ROWS; i++) a[i] = t->a[i];
   const float *b = t->b;
-  int64_t step = t->a_step, ldb = t->ldb, end = t->depth * step;
-  for (int64_t k = 0; k != end; k += step, b += ldb) {
-    fk_vec row[FK_TILE_VECS];
+  int64_t step = t->a_step, ldb = t->ldb, k = 0, depth = t->depth;
+  if (step == 1 && ldb == vecs * FK_LANES) {
+    for (; k + 4 <= depth; k += 4, b += 4 * vecs * FK_LANES) {
 #pragma GCC unroll 4
-    for (int j = 0; j < vecs; j++) row[j] = fk_vec_load(b + j * FK_LANES);
-#pragma GCC unroll 8
-    for (int i = 0; i < FK_TILE_ROWS; i++) {
-      fk_vec x = fk_vec_all(a[i][k]);
-#pragma GCC unroll 4
-      for (int j = 0; j < vecs; j++) acc[i][j] += x * row[j];
+      for (int u = 0; u < 4; u++) fk_tile_step(acc, a, k + u, b + u * vecs * FK_LANES, vecs);
     }
   }
+  for (; k < depth; k++, b += ldb) fk_tile_step(acc, a, k * step, b, vecs);
 #pragma GCC unroll 8
   for (int i = 0; i < FK_TILE_ROWS; i++) {
     if (i >= t->rows) break;
