@@ -3,6 +3,8 @@
 
 #include "plan.h"
 
+enum { FEW_STEP = 4 }; /* keys or values between two calls for memory */
+
 /* o[r] += sum of p[j][r] * value[j] over keys [j0, j1) of the tile, four at a time. type is a constant here. */
 static inline __attribute__((always_inline)) void add_values_of(const attend *t, fk_type type, const char *const *v,
                                                                 const float *p, int rows, int r0, int r1, int64_t j0,
@@ -68,34 +70,42 @@ static void soften_row(const attend *t, room *w, int rows, int r, int64_t j0, in
 }
 
 /* Calls for rows ahead of their use: they are short and far apart, so the processor does not foresee them. */
-static void fetch_rows(const char *const *rows, int64_t count, int64_t bytes) {
+static inline void fetch_rows(const char *const *rows, int64_t count, int64_t bytes) {
   for (int64_t i = 0; i < count; i++)
     for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(rows[i] + k, 0, 2);
 }
 
-/* Keys [j, j + count) of the sequence. */
+static inline int64_t at_most(int64_t n, int64_t most) {
+  return n < most ? n : most;
+}
+
+/* Keys [j, j + count) of the sequence. A few rows at a time, and between them calls for as many rows of what comes
+ * next, so that memory is never idle and never asked for more than it can have under way. */
 static void few_tile(const attend *t, const sequence *s, const item *it, room *w, int rows, int64_t j, int64_t count) {
   const char *k[KEY_TILE], *v[KEY_TILE];
+  int64_t width = fk_width(t->type);
   key_rows(t, s, it, t->a->k, j, count, k);
   key_rows(t, s, it, t->a->v, j, count, v);
-  fetch_rows(v, count, t->dv * fk_width(t->type));
   fk_dot_args dot = {w->q, t->d, t->d};
-  fk_dot_many(&dot, t->type, rows, count, k, w->scores);
+  for (int64_t i = 0; i < count; i += FEW_STEP) {
+    int64_t n = at_most(count - i, FEW_STEP);
+    fetch_rows(v + i, n, t->dv * width);
+    fk_dot_many(&dot, t->type, rows, n, k + i, w->scores + i * rows);
+  }
   if (t->a->softcap > 0) cap_scores(w->scores, count * rows, (float)t->a->softcap);
-  int64_t next = it->hi - j - count < KEY_TILE ? it->hi - j - count : KEY_TILE;
+  int64_t next = at_most(it->hi - j - count, KEY_TILE);
   key_rows(t, s, it, t->a->k, j + count, next, k);
-  fetch_rows(k, next, t->d * fk_width(t->type));
   bool all = true;
   for (int r = 0; r < rows; r++) {
     int64_t lo = w->lo[r] > j ? w->lo[r] - j : 0, hi = w->hi[r] < j + count ? w->hi[r] - j : count;
     all &= lo == 0 && hi == count;
     if (lo < hi) soften_row(t, w, rows, r, lo, hi);
   }
-  if (all) {
-    add_values(t, v, w->scores, rows, 0, rows, 0, count, w->o);
-    return;
+  for (int64_t i = 0; i < count && all; i += FEW_STEP) {
+    if (i < next) fetch_rows(k + i, at_most(next - i, FEW_STEP), t->d * width);
+    add_values(t, v, w->scores, rows, 0, rows, i, at_most(i + FEW_STEP, count), w->o);
   }
-  for (int r = 0; r < rows; r++) { /* a hidden value may be anything, also NaN: it is not touched */
+  for (int r = 0; r < rows && !all; r++) { /* a hidden value may be anything, also NaN: it is not touched */
     int64_t lo = w->lo[r] > j ? w->lo[r] - j : 0, hi = w->hi[r] < j + count ? w->hi[r] - j : count;
     if (lo < hi) add_values(t, v, w->scores, rows, r, r + 1, lo, hi, w->o);
   }
