@@ -7,7 +7,7 @@
 #include "device/cpu_row.h"
 #include "tasks/softmax.h"
 
-enum { MAX_KEPT = 1 << 16 }; /* elements of a row whose exponentials are kept: 256 KiB of floats */
+enum { MAX_KEPT = 1 << 18 }; /* elements of a row whose exponentials are kept: 1 MiB of floats, a vocabulary fits */
 
 /* Sum of a chunk's exponentials, which are kept. */
 static float chunk_exp(const float *x, float max, float *kept, int64_t n) {
