@@ -93,7 +93,8 @@ static inline __attribute__((always_inline)) void sum_bag(const job *j, fk_type 
 }
 
 static inline __attribute__((always_inline)) void sum_either(const job *j, fk_type type, int64_t b) {
-  if (j->a->per_sample_weights)
+  /* Measured: gcc's loop over 16-bit rows is a third slower without the factor than with one of 1. */
+  if (j->a->per_sample_weights || type != FK_F32)
     sum_bag(j, type, true, b);
   else
     sum_bag(j, type, false, b);
