@@ -59,7 +59,7 @@ static const char *ratio_text(double ratio, char text[32]) {
   if (!(ratio > 0) || isinf(ratio))
     snprintf(text, 32, "–");
   else
-    snprintf(text, 32, ratio >= 100 ? "%.0f×" : ratio >= 10 ? "%.1f×" : "%.2f×", ratio);
+    snprintf(text, 32, ratio >= 100 ? "%.0f×" : ratio >= 10 ? "%.1f×" : ratio >= 0.1 ? "%.2f×" : "%.2g×", ratio);
   return text;
 }
 
@@ -169,24 +169,32 @@ static void score_bar(FILE *out, double score, double reach) {
           score >= 1 ? 50 : 50 - length, length);
 }
 
-/* A round power of two, so that axes of all cases agree and say a whole number. */
-static double reach_of(const fk_result *r, bool rows) {
-  double most = 2;
-  for (int i = 0; i < r->num_rows; i++) {
-    double score = r->rows[i].score;
-    if (rows && score > 0) most = fmax(most, fmax(score, 1 / score));
-    for (int k = 0; !rows && k < r->rows[i].num_cases; k++) {
-      const fk_result_case *c = &r->rows[i].cases[k];
-      if (fk_verdict_failed(c->verdict) || !(c->speedup.low > 0) || !(c->speedup.high > 0)) continue;
-      most = fmax(most, fmax(c->speedup.high, 1 / c->speedup.low));
-    }
+/* A round power of two, so that an axis says a whole number. */
+static double round_reach(double most) {
+  return fmin(pow(2, ceil(log2(fmax(most, 2)))), 64);
+}
+
+/* All scores share one axis, and so do all cases of a candidate on a task. */
+static double reach_of_scores(const fk_result *r) {
+  double most = 1;
+  for (int i = 0; i < r->num_rows; i++)
+    if (r->rows[i].score > 0) most = fmax(most, fmax(r->rows[i].score, 1 / r->rows[i].score));
+  return round_reach(most);
+}
+
+static double reach_of_cases(const fk_result_row *row) {
+  double most = 1;
+  for (int k = 0; k < row->num_cases; k++) {
+    const fk_result_case *c = &row->cases[k];
+    if (fk_verdict_failed(c->verdict) || !(c->speedup.low > 0) || !(c->speedup.high > 0)) continue;
+    most = fmax(most, fmax(c->speedup.high, 1 / c->speedup.low));
   }
-  return fmin(pow(2, ceil(log2(most))), 64);
+  return round_reach(most);
 }
 
 static void scores(FILE *out, const fk_result *r) {
   char text[32];
-  double reach = reach_of(r, true);
+  double reach = reach_of_scores(r);
   fprintf(out, "<h2>Scores</h2><div class=\"card list\">");
   for (int i = 0; i < r->num_rows; i++) {
     const fk_result_row *row = &r->rows[i];
@@ -316,10 +324,10 @@ static void row_head(FILE *out, const fk_result_row *row) {
 
 static void rows(FILE *out, const fk_result *r) {
   int number = 0;
-  double reach = reach_of(r, false);
   fputs("<h2>Cases</h2>", out);
   for (int i = 0; i < r->num_rows; i++) {
     const fk_result_row *row = &r->rows[i];
+    double reach = reach_of_cases(row);
     fprintf(out, "<section class=\"card row\" id=\"row%d\">", i + 1);
     row_head(out, row);
     if (*row->reason) {
