@@ -6,6 +6,7 @@
 
 /* cmocka.h needs the headers above. */
 #include <cmocka.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -211,12 +212,31 @@ static void test_shards_of_a_folder(void **state) {
   remove(folder);
 }
 
+/* The program's JSON agrees with the library. */
+static void test_program(void **state) {
+  (void)state;
+  FILE *f = popen(FK_BUILD_DIR "/fastkernels roofline " MODEL " --gpu b200 --tp 2 --json", "r");
+  assert_non_null(f);
+  json_t *json = json_loadf(f, 0, NULL);
+  assert_int_equal(pclose(f), 0);
+  fk_roofline *r = make(MODEL, &(fk_roofline_options){.tensor_parallel = 2}, "b200");
+  json_t *tasks = json_object_get(json, "tasks"), *seconds = json_object_get(json, "seconds_per_output_token");
+  assert_int_equal(json_array_size(tasks), r->num_rows);
+  assert_string_equal(json_string_value(json_object_get(json_array_get(tasks, 0), "task")), r->rows[0].name);
+  close_to(json_number_value(json_object_get(json_array_get(tasks, 0), "floor_seconds")), r->rows[0].seconds);
+  close_to(json_number_value(json_object_get(seconds, "floor")), fk_roofline_seconds(r, false) / 128);
+  assert_int_equal(json_array_size(json_object_get(json, "levels")), 5);
+  fk_roofline_free(r);
+  json_decref(json);
+  assert_int_not_equal(system(FK_BUILD_DIR "/fastkernels roofline " MODEL " --gpu tpu 2>/dev/null"), 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_decode_reads_the_weights), cmocka_unit_test(test_floor_is_the_larger_time_case_by_case),
       cmocka_unit_test(test_dtype_and_measured_rates), cmocka_unit_test(test_cpu_is_measured),
       cmocka_unit_test(test_tensor_parallelism),       cmocka_unit_test(test_refusals),
-      cmocka_unit_test(test_shards_of_a_folder),
+      cmocka_unit_test(test_shards_of_a_folder),       cmocka_unit_test(test_program),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
