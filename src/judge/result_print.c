@@ -4,10 +4,12 @@
 
 #include "judge/result.h"
 
-/* At most width bytes of a string of the record, without what would control a terminal. */
+/* At most width bytes of a string of the record (and what is left of a character), without what would control a
+ * terminal. */
 static void put(FILE *out, const char *text, size_t width) {
-  for (size_t i = 0; text[i] && i < width; i++) {
+  for (size_t i = 0;; i++) {
     unsigned char c = (unsigned char)text[i];
+    if (c == '\0' || (i >= width && (c & 0xc0) != 0x80)) return;
     fputc(c < 32 || c == 127 || (c == 0xc2 && ((unsigned char)text[i + 1] & 0xe0) == 0x80) ? ' ' : c, out);
   }
 }
