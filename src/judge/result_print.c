@@ -10,7 +10,9 @@ static void put(FILE *out, const char *text, size_t width) {
   for (size_t i = 0;; i++) {
     unsigned char c = (unsigned char)text[i];
     if (c == '\0' || (i >= width && (c & 0xc0) != 0x80)) return;
-    fputc(c < 32 || c == 127 || (c == 0xc2 && ((unsigned char)text[i + 1] & 0xe0) == 0x80) ? ' ' : c, out);
+    bool c1 = c == 0xc2 && ((unsigned char)text[i + 1] & 0xe0) == 0x80; /* U+0080 to U+009F: controls, of two bytes */
+    fputc(c < 32 || c == 127 || c1 ? ' ' : c, out);
+    i += c1;
   }
 }
 

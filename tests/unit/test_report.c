@@ -113,6 +113,7 @@ static void test_text(void **state) {
   assert_non_null(strstr(text, "2 of 6 passed"));
   assert_non_null(strstr(text, "it imports system"));
   assert_int_equal(count(text, "CRASHED"), 3);
+  assert_null(strstr(text, "\x07"));
   for (const char *c = text; *c; c++) assert_true((unsigned char)*c >= 32 || *c == '\n');
   free(text);
   fk_result_free(r);
@@ -216,6 +217,20 @@ static void test_odd_records(void **state) {
   with_changed("rows.0.cases.0.case.axes", "{\"a\": {\"b\": [1]}, \"c\": [[2]], \"d\": 1.5}", NULL);
 }
 
+/* U+009B starts a terminal's command just as ESC [ does. */
+static void test_terminal_controls(void **state) {
+  (void)state;
+  json_t *root = json_load_file(RECORD, 0, NULL);
+  json_object_set_new(root, "model", json_string("a\xc2\x9b[2J\x1b[31mb\xc3\xa9"));
+  fk_result *r;
+  assert_int_equal(fk_result_read(root, "record", &r), FK_OK);
+  char *text = render(r, as_text);
+  assert_int_equal(strncmp(text, "a [2J [31mb\xc3\xa9", 13), 0);
+  free(text);
+  fk_result_free(r);
+  json_decref(root);
+}
+
 /* A label is cut to its room, and never in the middle of a character. */
 static void test_long_labels(void **state) {
   (void)state;
@@ -294,10 +309,15 @@ static void test_program(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_reading),     cmocka_unit_test(test_page),
-      cmocka_unit_test(test_text),        cmocka_unit_test(test_escaping),
-      cmocka_unit_test(test_odd_records), cmocka_unit_test(test_long_labels),
-      cmocka_unit_test(test_labels),      cmocka_unit_test(test_malformed_records),
+      cmocka_unit_test(test_reading),
+      cmocka_unit_test(test_page),
+      cmocka_unit_test(test_text),
+      cmocka_unit_test(test_escaping),
+      cmocka_unit_test(test_odd_records),
+      cmocka_unit_test(test_long_labels),
+      cmocka_unit_test(test_labels),
+      cmocka_unit_test(test_terminal_controls),
+      cmocka_unit_test(test_malformed_records),
       cmocka_unit_test(test_program),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
