@@ -7,7 +7,7 @@
 
 /* Own code for all dtypes, measured against OpenBLAS and oneDNN (benchmarks/README.md): 16-bit weights are widened in
  * the cache and multiplied in float32, which is faster than oneDNN's bfloat16; float32 is ahead at some sizes and up to
- * a sixth behind at hundreds of rows, for results that do not depend on a library or on the number of threads. */
+ * an eighth behind at hundreds of rows, for results that do not depend on a library or on the number of threads. */
 enum {
   ROW_BLOCK = 576,    /* most rows of x packed at a time: a multiple of every panel width */
   DEPTH_BLOCK = 256,  /* of a panel that the first-level cache holds */
