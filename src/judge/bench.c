@@ -12,9 +12,12 @@ static void score_row(fk_bench_row *row) {
   for (int i = 0; i < row->num_results; i++) {
     const fk_case_result *r = &row->results[i];
     row->failed |= fk_verdict_failed(r->verdict);
-    base += (double)r->c->count * r->timing.baseline_ns;
-    /* The paired ratio is what was measured; the medians of the arms only weigh it. */
-    cand += r->timing.speedup.middle > 0 ? (double)r->c->count * r->timing.baseline_ns / r->timing.speedup.middle : 0;
+    double time = (double)r->c->count * r->timing.baseline_ns;
+    /* The paired ratio is what was measured; the medians of the arms only weigh it. A ratio that noise could have made
+     * counts as 1: on a busy machine it may be anything. */
+    double speedup = r->verdict == FK_VERDICT_SAME ? 1 : r->timing.speedup.middle;
+    base += time;
+    cand += speedup > 0 ? time / speedup : 0;
   }
   row->score = !row->failed && cand > 0 ? base / cand : 1;
   row->seconds_saved = row->failed ? 0 : (base - cand) * 1e-9;

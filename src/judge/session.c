@@ -173,15 +173,23 @@ static fk_outcome receive(fk_session *s, fk_message *m, double seconds) {
   return FK_RAN;
 }
 
+/* A runner is stopped whenever it has nothing to do: threads that spin while they wait for more work, or that work on
+ * behind an answer, would take the processor from the other side's sample. */
+static void stop(const fk_session *s) {
+  kill(-s->pid, SIGSTOP);
+}
+
 static fk_outcome exchange(fk_session *s, uint32_t kind, uint32_t answer, fk_message *m, int64_t *elapsed) {
   fk_message request = {.kind = kind};
   if (s->pid == 0) return FK_CRASHED;
   if (getrandom(&request.nonce, sizeof request.nonce, 0) != sizeof request.nonce) return FK_CRASHED;
+  kill(-s->pid, SIGCONT);
   int64_t start = now();
   if (send(s->socket, &request, sizeof request, MSG_NOSIGNAL) != (ssize_t)sizeof request) return died(s);
   fk_outcome outcome = receive(s, m, s->timeout_seconds);
   *elapsed = now() - start;
   if (outcome != FK_RAN) return outcome;
+  stop(s);
   if (m->kind == answer && m->nonce == request.nonce) return FK_RAN;
   snprintf(s->reason, sizeof s->reason, "the runner's answer was forged or out of turn");
   return FK_REFUSED;
@@ -209,6 +217,7 @@ fk_outcome fk_session_start(fk_session *s, const fk_plan *plan, const char *cand
   if (outcome != FK_RAN) return outcome;
   if (m.kind == FK_MESSAGE_READY) {
     snprintf(s->missing, sizeof s->missing, "%s", m.text);
+    stop(s);
     return FK_RAN;
   }
   snprintf(s->reason, sizeof s->reason, "%s", m.text);
