@@ -6,8 +6,7 @@
 
 typedef int (*command_fn)(int argc, char **argv);
 
-/* Weak while the storeys are being built: a command that is not linked in says so. */
-#define COMMAND(name) int fk_cmd_##name(int argc, char **argv) __attribute__((weak));
+#define COMMAND(name) int fk_cmd_##name(int argc, char **argv);
 COMMAND(list)
 COMMAND(run)
 COMMAND(op)
@@ -55,7 +54,7 @@ int main(int argc, char **argv) {
     return 0;
   }
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-    if (strcmp(argv[1], commands[i].name) == 0 && commands[i].fn) return commands[i].fn(argc - 1, argv + 1);
+    if (strcmp(argv[1], commands[i].name) == 0) return commands[i].fn(argc - 1, argv + 1);
   fprintf(stderr, "fastkernels: there is no command \"%s\" (see fastkernels --help)\n", argv[1]);
   return 2;
 }
