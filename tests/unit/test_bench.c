@@ -29,8 +29,9 @@ static char folder[] = "/tmp/fastkernels-bench-XXXXXX", record[128];
 static int bench(const char *arguments, json_t **json) {
   char command[4096];
   unlink(record);
-  snprintf(command, sizeof command, "%s bench --no-ceilings --threads 2 --budget 200 --timeout 2 --output %s %s >%s/out 2>&1",
-           PROGRAM, record, arguments, folder);
+  snprintf(command, sizeof command,
+           "%s bench --no-ceilings --threads 2 --budget 200 --timeout 2 --output %s %s >%s/out 2>&1", PROGRAM, record,
+           arguments, folder);
   int status = system(command);
   *json = json_load_file(record, 0, NULL);
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;

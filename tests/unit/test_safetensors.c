@@ -337,7 +337,7 @@ static void many_tensors(void **state) {
   (void)state;
   enum { N = 50000 };
   fk_stored *items = calloc(N, sizeof *items);
-  char (*names)[32] = calloc(N, sizeof *names);
+  char(*names)[32] = calloc(N, sizeof *names);
   int32_t *values = calloc(N, sizeof *values);
   assert_true(items && names && values);
   for (int i = 0; i < N; i++) {
