@@ -10,3 +10,7 @@ if(FK_SANITIZE)
   target_compile_options(fk_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
   target_link_options(fk_flags INTERFACE -fsanitize=address,undefined)
 endif()
+if(FK_FUZZ)
+  # The fuzzer is guided by the coverage of what it calls, not of the target alone.
+  target_compile_options(fk_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()

@@ -1,4 +1,4 @@
-/* Any bytes as config.json of a model: an error, or a model on meta that takes a step. */
+/* Any bytes as config.json of a model: an error, or a model on meta; one that takes tokens runs on two of them. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +23,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (!ctx && fk_context_create(&options, &ctx)) abort();
   fk_status status = fk_model_open_config(ctx, (const char *)data, size, "fuzz", &(fk_model_options){0}, &model);
   if (status ? model != NULL : model == NULL) abort();
-  if (model && model->class->sequence->caches(model->state, NULL) <= 64) forward(ctx, model);
+  const fk_sequence_ops *sequence = model ? model->class->sequence : NULL;
+  if (sequence && sequence->caches(model->state, NULL) <= 64) forward(ctx, model);
   fk_model_close(model);
   fk_context_reset(ctx);
   return 0;
