@@ -1,25 +1,6 @@
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
+#include "device/cpu_threads.h"
 #include "few.h"
 #include "many.h"
-
-static int max_threads(void) {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
-static int thread_index(void) {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 
 /* ---- Results --------------------------------------------------------------------------------------------- */
 
@@ -151,7 +132,7 @@ static fk_status run_items(fk_context *ctx, attend *t, double flops) {
   float *partial = fk_scratch(ctx, (size_t)slots * (size_t)(t->dv + 2) * 4);
   room measure;
   size_t bytes = lay_out(t, NULL, &measure);
-  char *rooms = fk_scratch(ctx, bytes * (size_t)max_threads());
+  char *rooms = fk_scratch(ctx, bytes * (size_t)fk_max_threads());
   if (!items || !partial || !rooms) return FK_ERROR_MEMORY;
   t->partial_m = partial;
   t->partial_l = partial + slots;
@@ -160,7 +141,7 @@ static fk_status run_items(fk_context *ctx, attend *t, double flops) {
 #pragma omp parallel if (count > 1 && flops > 1e5)
   {
     room w;
-    lay_out(t, rooms + bytes * (size_t)thread_index(), &w);
+    lay_out(t, rooms + bytes * (size_t)fk_thread_index(), &w);
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < count; i++) run_item(t, &items[i], w);
 #pragma omp for schedule(dynamic)

@@ -1,8 +1,5 @@
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "device/cpu_dot.h"
+#include "device/cpu_threads.h"
 #include "tasks/linear.h"
 
 /* Own code for all dtypes, measured against OpenBLAS and oneDNN (benchmarks/README.md): 16-bit weights are widened in
@@ -13,22 +10,6 @@ enum {
   DEPTH_BLOCK = 256,  /* of a panel that the first-level cache holds */
   FEATURE_BLOCK = 48, /* features per work item: a multiple of every tile's rows */
 };
-
-static int max_threads(void) {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
-static int thread_index(void) {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 
 typedef struct problem {
   const fk_linear_args *a;
@@ -147,7 +128,7 @@ static void write_rows(const problem *p, int64_t r0, int64_t n, int64_t start, i
 
 static void feature_block(const problem *p, const workspace *ws, int64_t r0, int64_t n, int64_t start) {
   int64_t count = p->features - start < p->block ? p->features - start : p->block;
-  float *room = ws->threads + (int64_t)thread_index() * THREAD_FLOATS, *sums = room + FEATURE_BLOCK * DEPTH_BLOCK;
+  float *room = ws->threads + (int64_t)fk_thread_index() * THREAD_FLOATS, *sums = room + FEATURE_BLOCK * DEPTH_BLOCK;
   for (int64_t k = 0; k < p->depth; k += DEPTH_BLOCK) {
     int64_t depth = p->depth - k < DEPTH_BLOCK ? p->depth - k : DEPTH_BLOCK, ldw = DEPTH_BLOCK;
     const float *w = room;
@@ -176,7 +157,7 @@ static fk_status bias_only(const problem *p) {
 static fk_status many_rows(fk_context *ctx, const problem *p) {
   if (p->depth == 0) return bias_only(p);
   /* Equal blocks: each reads every weight again. */
-  int64_t parts = (p->rows + ROW_BLOCK - 1) / ROW_BLOCK, threads = max_threads();
+  int64_t parts = (p->rows + ROW_BLOCK - 1) / ROW_BLOCK, threads = fk_max_threads();
   int64_t most = ((p->rows + parts - 1) / parts + FK_PANEL - 1) / FK_PANEL * FK_PANEL;
   workspace ws = {.packed = fk_scratch(ctx, (size_t)(most * p->depth) * 4),
                   .threads = fk_scratch(ctx, (size_t)(threads * THREAD_FLOATS) * 4)};
@@ -197,6 +178,6 @@ fk_status fk_cpu_linear(fk_context *ctx, const fk_linear_args *a) {
   p.features = fk_size(a->weight, 0);
   if (p.rows == 0 || p.features == 0) return FK_OK;
   /* Enough items for every thread; where a block ends changes no sum. */
-  while (p.block > 2 * FK_TILE_ROWS && p.features < 2 * p.block * max_threads()) p.block /= 2;
+  while (p.block > 2 * FK_TILE_ROWS && p.features < 2 * p.block * fk_max_threads()) p.block /= 2;
   return p.rows <= FK_DOT_ROWS ? few_rows(ctx, &p) : many_rows(ctx, &p);
 }

@@ -1,8 +1,5 @@
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "device/cpu_row.h"
+#include "device/cpu_threads.h"
 #include "device/cpu_tile.h"
 #include "tasks/dot_interaction.h"
 
@@ -19,22 +16,6 @@ typedef struct room {
   float *packed; /* [dim][FK_PANEL] */
   float *line;   /* the pairs' products */
 } room;
-
-static int max_threads(void) {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
-static int thread_index(void) {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 
 /* Vector i of a sample as floats. */
 static const float *vector(const job *j, int64_t sample, int64_t i, const room *w) {
@@ -83,7 +64,7 @@ static void one_sample(const job *j, int64_t sample, const room *w, const float 
 }
 
 fk_status fk_cpu_dot_interaction(fk_context *ctx, const fk_dot_interaction_args *a) {
-  int64_t batch = fk_size(a->dense, 0), threads = max_threads();
+  int64_t batch = fk_size(a->dense, 0), threads = fk_max_threads();
   job j = {.a = a, .type = fk_type_of(a->dense), .dim = fk_size(a->dense, 1), .vectors = fk_size(a->sparse, 1) + 1};
   int64_t pairs = j.vectors * (j.vectors - 1) / 2;
   int64_t wide = j.vectors * j.dim, packed = j.dim * FK_PANEL, per_thread = (wide + packed + pairs + 15) / 16 * 16;
@@ -93,8 +74,8 @@ fk_status fk_cpu_dot_interaction(fk_context *ctx, const fk_dot_interaction_args 
   if (!rooms || !rows) return FK_ERROR_MEMORY;
 #pragma omp parallel for schedule(static) if (batch > 1 && batch * (pairs + 1) * j.dim > 1 << 17)
   for (int64_t s = 0; s < batch; s++) {
-    float *mine = rooms + thread_index() * per_thread;
-    one_sample(&j, s, &(room){mine, mine + wide, mine + wide + packed}, rows + thread_index() * j.vectors);
+    float *mine = rooms + fk_thread_index() * per_thread;
+    one_sample(&j, s, &(room){mine, mine + wide, mine + wide + packed}, rows + fk_thread_index() * j.vectors);
   }
   return FK_OK;
 }

@@ -1,7 +1,4 @@
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
+#include "device/cpu_threads.h"
 #include "scan.h"
 
 /* LONGEST: beyond it the products inside a chunk, which grow with its square, cost more than states do. SHORTEST: below
@@ -11,22 +8,6 @@ enum { LONGEST = 64, SHORTEST = 8 };
 typedef struct piece { /* a chunk of a sequence */
   int64_t first, tokens;
 } piece;
-
-static int max_threads(void) {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
-static int thread_index(void) {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 
 static double time_step(const fk_mamba2_ssd_args *a, int64_t t, int64_t head) {
   double v = number(a->dt, t * fk_stride(a->dt, 0) + head) + number(a->dt_bias, head);
@@ -93,7 +74,7 @@ static fk_status run(fk_context *ctx, scan *s, const fk_recurrent *r) {
   piece *pieces = fk_scratch(ctx, (size_t)count * sizeof *pieces + 1);
   int64_t *chunks = fk_scratch(ctx, (size_t)num_seqs * sizeof *chunks);
   float *scores = fk_scratch(ctx, (size_t)(count * scores_size) * sizeof *scores + 1);
-  char *rooms = fk_scratch(ctx, bytes * (size_t)max_threads());
+  char *rooms = fk_scratch(ctx, bytes * (size_t)fk_max_threads());
   if (!dt || !pieces || !chunks || !scores || !rooms) return FK_ERROR_MEMORY;
   s->dt = dt;
   s->scores = scores;
@@ -101,7 +82,7 @@ static fk_status run(fk_context *ctx, scan *s, const fk_recurrent *r) {
 #pragma omp parallel if (fk_numel(s->a->x) * s->size >= FK_PARALLEL_MIN)
   {
     room w;
-    lay_out(s, rooms + bytes * (size_t)thread_index(), &w);
+    lay_out(s, rooms + bytes * (size_t)fk_thread_index(), &w);
 #pragma omp for schedule(static) nowait
     for (int64_t i = 0; i < tokens * s->heads; i++) dt[i] = time_step(s->a, i / s->heads, i % s->heads);
 #pragma omp for schedule(dynamic)

@@ -1,9 +1,7 @@
 #include <math.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 #include "device/cpu_row.h"
+#include "device/cpu_threads.h"
 #include "device/cpu_tile.h"
 #include "documents.h"
 
@@ -21,22 +19,6 @@ typedef struct room {
   float *best; /* [lanes] */
   float *rows; /* [FK_TILE_ROWS][dim]: document tokens of 16 bits as floats */
 } room;
-
-static int max_threads(void) {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
-static int thread_index(void) {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 
 /* Row t of query i. */
 static const char *query_row(const job *j, int64_t i, int64_t t) {
@@ -117,7 +99,7 @@ static void score_document(const job *j, int64_t doc, const room *w) {
 fk_status fk_cpu_max_sim(fk_context *ctx, const fk_max_sim_args *a) {
   FK_TRY(check_documents(a));
   int64_t queries = fk_size(a->q, 0), length = fk_size(a->q, 1), docs = fk_size(a->scores, 1);
-  int64_t threads = max_threads(), tokens = fk_size(a->d, 0);
+  int64_t threads = fk_max_threads(), tokens = fk_size(a->d, 0);
   if (queries == 0 || docs == 0) return FK_OK;
   job j = {.a = a, .type = fk_type_of(a->q), .dim = fk_size(a->d, 1)};
   j.query_lanes = (length + FK_LANES - 1) / FK_LANES * FK_LANES;
@@ -131,7 +113,7 @@ fk_status fk_cpu_max_sim(fk_context *ctx, const fk_max_sim_args *a) {
   j.packed = packed;
 #pragma omp parallel for schedule(dynamic) if (docs > 1 && j.lanes * tokens * j.dim > 1 << 18)
   for (int64_t doc = 0; doc < docs; doc++) {
-    float *mine = rooms + thread_index() * per_thread;
+    float *mine = rooms + fk_thread_index() * per_thread;
     score_document(&j, doc, &(room){mine, mine + j.lanes});
   }
   return FK_OK;
