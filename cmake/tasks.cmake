@@ -12,6 +12,9 @@ file(GLOB FK_PLAIN_FILES CONFIGURE_DEPENDS
 file(GLOB FK_CPU_FILES CONFIGURE_DEPENDS
      ${CMAKE_SOURCE_DIR}/kernels/*/*/cpu.c ${CMAKE_SOURCE_DIR}/blocks/*/*/cpu.c)
 
+file(GLOB FK_CUDA_TASK_FILES CONFIGURE_DEPENDS
+     ${CMAKE_SOURCE_DIR}/kernels/*/*/cuda.cu ${CMAKE_SOURCE_DIR}/blocks/*/*/cuda.cu)
+
 add_executable(taskc tools/taskc.c src/core/arena.c src/core/error.c src/core/expr.c src/core/task_json.c src/core/task_keys.c src/core/task_tensors.c src/core/dtype.c)
 target_include_directories(taskc PRIVATE include src)
 target_link_libraries(taskc PRIVATE fk_flags PkgConfig::JANSSON)
@@ -27,7 +30,7 @@ add_custom_command(
   BYPRODUCTS ${FK_GENERATED}/registry.gen.c ${FK_GENERATED}/models.gen.c ${FK_TASK_HEADERS}
   COMMAND taskc ${CMAKE_SOURCE_DIR} ${FK_GENERATED}
   COMMAND ${CMAKE_COMMAND} -E touch ${FK_GENERATED}/stamp
-  DEPENDS taskc ${FK_TASK_FILES} ${FK_PRESET_FILES} ${FK_PLAIN_FILES} ${FK_CPU_FILES}
+  DEPENDS taskc ${FK_TASK_FILES} ${FK_PRESET_FILES} ${FK_PLAIN_FILES} ${FK_CPU_FILES} ${FK_CUDA_TASK_FILES}
   COMMENT "Validating task definitions")
 add_custom_target(fk_generate DEPENDS ${FK_GENERATED}/stamp)
 

@@ -123,16 +123,18 @@ static void put_header(const fk_task *task, const char *output) {
                              : "",
         a->optional ? "optional " : "", a->doc);
   }
-  put(&t, "} fk_%s_args;\n\nstatic inline fk_%s_args fk_%s_unpack(const fk_any *args) {\n  return (fk_%s_args){\n",
-      task->name, task->name, task->name, task->name);
+  put(&t, "} fk_%s_args;\n\n#ifndef __cplusplus\nstatic inline fk_%s_args fk_%s_unpack(const fk_any *args) {\n",
+      task->name, task->name, task->name);
+  put(&t, "  return (fk_%s_args){\n", task->name);
   for (int i = 0; i < task->num_args; i++) {
     const fk_arg *a = &task->args[i];
     put(&t, "      .%s = %s(&args[%d]),\n", a->c_name, fk_arg_is_tensor(a) ? "fk_arg_tensor" : unpackers[a->type], i);
   }
-  put(&t, "  };\n}\n\n#define fk_cpu_%s FK_ISA_NAME(fk_cpu_%s)\n", task->name, task->name);
-  static const char *const kinds[] = {"ref", "cpu", "compose"};
-  for (int k = 0; k < 3; k++)
-    put(&t, "fk_status fk_%s_%s(fk_context *ctx, const fk_%s_args *a);\n", kinds[k], task->name, task->name);
+  put(&t, "  };\n}\n#endif\n\n#define fk_cpu_%s FK_ISA_NAME(fk_cpu_%s)\n", task->name, task->name);
+  static const char *const kinds[] = {"ref", "cpu", "cuda", "compose"};
+  for (int k = 0; k < 4; k++)
+    put(&t, "FK_EXTERN_C fk_status fk_%s_%s(fk_context *ctx, const fk_%s_args *a);\n", kinds[k], task->name,
+        task->name);
   char path[4096];
   snprintf(path, sizeof path, "%s/tasks/%s.h", output, task->name);
   write_file(path, &t);
@@ -157,7 +159,8 @@ static void put_task(const fk_task *task, const char *folder, text *code, text *
   put(table, "    {");
   put_literal(table, task->json);
   put(table, ",\n     %zu,\n     ", strlen(task->json));
-  bool ref = exists(folder, "ref.c"), cpu = exists(folder, "cpu.c"), compose = exists(folder, "compose.c");
+  bool ref = exists(folder, "ref.c"), cpu = exists(folder, "cpu.c"), cuda = exists(folder, "cuda.cu"),
+       compose = exists(folder, "compose.c");
   if (!ref && !compose) die("%s: needs ref.c or compose.c", folder);
   snprintf(name, sizeof name, "fk_ref_%s", task->name);
   if (ref) put_thunk(code, task->name, name);
@@ -172,6 +175,13 @@ static void put_task(const fk_task *task, const char *folder, text *code, text *
     else
       put(table, "%s%s%s", i ? "ISA_" : "call_", name, i < 2 ? ", " : "}, ");
   }
+  snprintf(name, sizeof name, "fk_cuda_%s", task->name);
+  if (cuda) {
+    put(code, "#ifdef FK_HAVE_CUDA\n");
+    put_thunk(code, task->name, name);
+    put(code, "#define CUDA_%s call_%s\n#else\n#define CUDA_%s NULL\n#endif\n", task->name, name, task->name);
+  }
+  put(table, cuda ? "CUDA_%s, " : "NULL, ", task->name);
   snprintf(name, sizeof name, "fk_compose_%s", task->name);
   if (compose) put_thunk(code, task->name, name);
   put(table, compose ? "call_%s},\n" : "NULL},\n", name);

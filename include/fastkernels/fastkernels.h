@@ -24,6 +24,10 @@
 /* The shared library exports what this header declares, and nothing else. */
 #pragma GCC visibility push(default)
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum { FK_MAX_DIMS = 8, FK_MAX_ARGS = 64, FK_MAX_SYMBOLS = 64 };
 
 /* ---- Devices and contexts -------------------------------------------------------------------------------- */
@@ -43,6 +47,7 @@ typedef struct fk_context_options {
   fk_backend backend;
   int num_threads; /* CPU threads; 0 = as OpenMP would choose */
   bool unchecked;  /* skip the argument check of every call: for hot paths that have been run checked */
+  int device_id;   /* of cuda: which GPU */
 } fk_context_options;
 
 /* On failure *ctx is NULL. */
@@ -69,22 +74,40 @@ fk_tensor *fk_empty_shape(fk_context *ctx, fk_type type, const int64_t *shape, i
 #define fk_empty(ctx, type, ...) fk_empty_shape(ctx, type, (const int64_t[]){__VA_ARGS__}, FK_NARGS(__VA_ARGS__))
 fk_tensor *fk_empty_like(fk_context *ctx, const fk_tensor *like);
 
+/* The same in host memory, whatever the device: what a model computes with plain C (indices, masks). */
+fk_tensor *fk_host_shape(fk_context *ctx, fk_type type, const int64_t *shape, int32_t ndim);
+#define fk_host(ctx, type, ...) fk_host_shape(ctx, type, (const int64_t[]){__VA_ARGS__}, FK_NARGS(__VA_ARGS__))
+
+/* A host tensor where the context's tasks can use it, and a device tensor where C can: t itself on host devices (and
+ * NULL for NULL), else a contiguous copy, a temporary. fk_to_device needs a contiguous tensor and returns at once, t
+ * may then be changed; fk_to_host waits for the device. NULL with the error set on failure, as fk_empty. */
+fk_tensor *fk_to_device(fk_context *ctx, fk_tensor *t);
+fk_tensor *fk_to_host(fk_context *ctx, fk_tensor *t);
+
+/* Fills a contiguous tensor with zero bytes, on any device. */
+fk_status fk_zero(fk_context *ctx, fk_tensor *t);
+
+/* Waits until the device has done everything it was asked for, and reports what failed: on cuda an error of a kernel,
+ * or an index that was out of range, shows here and not in the call. */
+fk_status fk_sync(fk_context *ctx);
+
 /* Views, without copying. They live as long as temporaries and fail like them. */
 fk_tensor *fk_view_shape(fk_context *ctx, const fk_tensor *t, const int64_t *shape, int32_t ndim);
 #define fk_view(ctx, t, ...) fk_view_shape(ctx, t, (const int64_t[]){__VA_ARGS__}, FK_NARGS(__VA_ARGS__))
 /* Elements [start, start+length) of one axis (negative axes count from the end). */
 fk_tensor *fk_slice(fk_context *ctx, const fk_tensor *t, int32_t axis, int64_t start, int64_t length);
-/* A tensor over memory of the caller; contiguous when strides is NULL. */
+/* A tensor over memory of the caller, which must be of the context's device; contiguous when strides is NULL. */
 fk_tensor *fk_wrap(fk_context *ctx, void *data, fk_type type, const int64_t *shape, int32_t ndim,
                    const int64_t *strides);
 
 bool fk_is_contiguous(const fk_tensor *t);
 
 /* Copies between tensors of equal shape, any strides; converts the dtype (rounding to nearest even; float to
- * integer is refused). Host tensors only. */
+ * integer is refused). Host tensors only: fk_to_host and fk_to_device carry them over. */
 fk_status fk_copy(const fk_tensor *from, const fk_tensor *to);
 
-/* Scratch bytes for a kernel, 64-byte aligned, alive until the task returns; NULL with the error set. */
+/* Scratch bytes for a kernel in the device's memory, 64-byte aligned, alive until the task returns; NULL with the error
+ * set. */
 void *fk_scratch(fk_context *ctx, size_t bytes);
 
 /* Drops all temporaries; only between calls. */
@@ -92,21 +115,28 @@ void fk_context_reset(fk_context *ctx);
 
 /* ---- Calling tasks --------------------------------------------------------------------------------------- */
 
-static inline fk_any fk_any_tensor(const fk_tensor *t) {
-  return (fk_any){.type_index = t ? FK_ANY_DLTENSOR : FK_ANY_NONE, .v.p = (void *)t};
-}
 static inline fk_any fk_any_int(int64_t i) {
-  return (fk_any){.type_index = FK_ANY_INT, .v.i = i};
+  fk_any any = {FK_ANY_INT, 0, {i}};
+  return any;
+}
+static inline fk_any fk_any_tensor(const fk_tensor *t) {
+  fk_any any = {t ? FK_ANY_DLTENSOR : FK_ANY_NONE, 0, {0}};
+  any.v.p = (void *)t;
+  return any;
 }
 static inline fk_any fk_any_bool(bool b) {
-  return (fk_any){.type_index = FK_ANY_BOOL, .v.i = b};
+  fk_any any = {FK_ANY_BOOL, 0, {b}};
+  return any;
 }
 static inline fk_any fk_any_float(double f) {
-  return (fk_any){.type_index = FK_ANY_FLOAT, .v.f = f};
+  fk_any any = {FK_ANY_FLOAT, 0, {0}};
+  any.v.f = f;
+  return any;
 }
 static inline fk_any fk_any_none(const void *null_pointer) {
   (void)null_pointer;
-  return (fk_any){.type_index = FK_ANY_NONE};
+  fk_any any = {FK_ANY_NONE, 0, {0}};
+  return any;
 }
 static inline fk_any fk_any_same(fk_any any) {
   return any;
@@ -139,6 +169,10 @@ fk_status fk_call_task(fk_context *ctx, const fk_task *task, const fk_any *args,
 fk_status fk_override(fk_context *ctx, const char *task, const char *path);
 /* The same with a function of this process; self is passed on to it. */
 fk_status fk_override_fn(fk_context *ctx, const char *task, fk_kernel_fn fn, void *self);
+
+#ifdef __cplusplus
+}
+#endif
 
 #pragma GCC visibility pop
 

@@ -8,6 +8,10 @@
 
 #pragma GCC visibility push(default) /* exported by the shared library */
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum fk_status {
   FK_OK = 0,
   FK_ERROR_ARGUMENT,    /* a caller's value is wrong: shape, dtype, range, missing input */
@@ -30,6 +34,10 @@ __attribute__((format(printf, 2, 3))) fk_status fk_fail(fk_status status, const 
 
 /* Puts text and ": " before this thread's message and returns status: adds the place to a lower failure. */
 __attribute__((format(printf, 2, 3))) fk_status fk_fail_in(fk_status status, const char *format, ...);
+
+#ifdef __cplusplus
+}
+#endif
 
 #pragma GCC visibility pop
 

@@ -41,8 +41,8 @@ typedef struct fk_arena_mark {
 /* A zeroed fk_arena with memory set is ready for use; chunk_size 0 means 1 MiB. */
 void fk_arena_init(fk_arena *arena, fk_memory *memory, size_t chunk_size);
 
-/* Uninitialised bytes aligned to align (a power of two, at most 64), or NULL with the error set.
- * Zero bytes yield a valid pointer. */
+/* Uninitialised bytes aligned to align (a power of two, at most 64 in host arenas, 256 in device arenas), or NULL with
+ * the error set. Zero bytes yield a valid pointer. */
 void *fk_arena_alloc(fk_arena *arena, size_t bytes, size_t align);
 
 /* As fk_arena_alloc, for n items of a size, zeroed; only for host arenas. */

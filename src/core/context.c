@@ -9,6 +9,8 @@
 #include <omp.h>
 #endif
 
+enum { DEVICE_CHUNK = 64 << 20 };
+
 const char *fk_backend_name(fk_backend backend) {
   static const char *const names[] = {"ref", "cpu", "cuda", "meta"};
   return (unsigned)backend < FK_BACKENDS ? names[backend] : "?";
@@ -23,6 +25,7 @@ __attribute__((used)) static void *const host_symbols[] = {(void *)TVMFFIErrorSe
 static fk_impl builtin(fk_context *ctx, const fk_task_entry *entry, int isa) {
   fk_impl impl = {.self = ctx};
   if (ctx->backend == FK_REF) impl.fn = entry->ref;
+  if (ctx->backend == FK_CUDA) impl.fn = entry->cuda;
   for (; ctx->backend == FK_CPU && isa >= 0 && !impl.fn; isa--) impl.fn = entry->cpu[isa];
   /* meta expands compositions even where a device has a fused kernel: a capture wants every level. */
   if (!impl.fn && entry->compose) impl = (fk_impl){.fn = entry->compose, .self = ctx, .composite = true};
@@ -36,19 +39,22 @@ fk_status fk_context_create(const fk_context_options *options, fk_context **out)
                    (int)options->backend);
   if (options->num_threads < 0)
     return fk_fail(FK_ERROR_ARGUMENT, "context: expected a thread count of 0 or more, got %d", options->num_threads);
-  if (options->backend == FK_CUDA) return fk_fail(FK_ERROR_UNSUPPORTED, "context: this build has no CUDA device");
   int count;
   const fk_task *const *tasks = fk_tasks(&count);
   if (!tasks) return FK_ERROR_FORMAT; /* the message says which definition, or that memory is short */
+  fk_cuda *cuda = NULL;
+  if (options->backend == FK_CUDA) FK_TRY(fk_cuda_create(options->device_id, &cuda));
   fk_context *ctx = calloc(1, sizeof *ctx);
   fk_impl *impls = calloc((size_t)count + 1, sizeof *impls);
   if (!ctx || !impls) {
+    fk_cuda_destroy(cuda);
     free(ctx);
     free(impls);
     return fk_fail(FK_ERROR_MEMORY, "context: cannot allocate");
   }
-  *ctx = (fk_context){.backend = options->backend, .unchecked = options->unchecked, .impls = impls};
+  *ctx = (fk_context){.backend = options->backend, .unchecked = options->unchecked, .impls = impls, .cuda = cuda};
   fk_arena_init(&ctx->host, &fk_host_memory, 0);
+  if (cuda) fk_arena_init(&ctx->device, fk_cuda_memory(cuda), DEVICE_CHUNK);
   int isa = fk_cpu_isa();
   for (int i = 0; i < count; i++) impls[tasks[i]->index] = builtin(ctx, fk_task_entry_of(tasks[i]), isa);
   ctx->num_threads = options->num_threads;
@@ -64,6 +70,8 @@ fk_status fk_context_create(const fk_context_options *options, fk_context **out)
 void fk_context_destroy(fk_context *ctx) {
   if (!ctx) return;
   fk_arena_destroy(&ctx->host);
+  fk_arena_destroy(&ctx->device);
+  fk_cuda_destroy(ctx->cuda);
   free(ctx->impls);
   free(ctx);
 }
@@ -77,8 +85,26 @@ void fk_context_record(fk_context *ctx, fk_recorder *recorder) {
 }
 
 void fk_context_reset(fk_context *ctx) {
-  fk_arena_rewind(&ctx->host, (fk_arena_mark){0});
+  fk_context_rewind(ctx, (fk_context_mark){0});
   ctx->pending = FK_OK;
+}
+
+fk_context_mark fk_context_save(const fk_context *ctx) {
+  return (fk_context_mark){fk_arena_save(&ctx->host), fk_arena_save(&ctx->device)};
+}
+
+/* Device memory may still be in use by what is queued: whoever gets it next is queued behind. */
+void fk_context_rewind(fk_context *ctx, fk_context_mark mark) {
+  fk_arena_rewind(&ctx->host, mark.host);
+  fk_arena_rewind(&ctx->device, mark.device);
+}
+
+fk_cuda *fk_context_cuda(const fk_context *ctx) {
+  return ctx->cuda;
+}
+
+fk_status fk_sync(fk_context *ctx) {
+  return ctx->cuda ? fk_cuda_sync(ctx->cuda) : FK_OK;
 }
 
 /* ---- Overrides ------------------------------------------------------------------------------------------- */
@@ -157,8 +183,13 @@ fk_status fk_impl_call(fk_context *ctx, const fk_task *task, const fk_impl *impl
     args = extended;
     n++;
   }
+  /* A kernel from outside asks its host for the stream (abi.h); it is this thread's while the call lasts. */
+  void *stream = ctx->cuda && impl->foreign ? fk_cuda_stream(ctx->cuda) : NULL;
+  if (stream) fk_ffi_set_stream(stream);
   unsigned failures = fk_failures();
-  return kernel_status(impl, impl->fn(impl->self, args, n, &result), failures);
+  fk_status status = kernel_status(impl, impl->fn(impl->self, args, n, &result), failures);
+  if (stream) fk_ffi_set_stream(NULL);
+  return status;
 }
 
 static fk_status run(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args) {
@@ -181,6 +212,22 @@ static fk_status call_recorded(fk_context *ctx, const fk_task *task, const fk_im
   return status;
 }
 
+/* The shapes of a call, for messages of devices whose errors say nothing of the arguments. */
+static const char *describe_shapes(const fk_task *task, const fk_any *args, char *text, size_t size) {
+  size_t used = (size_t)snprintf(text, size, "(");
+  for (int i = 0; i < task->num_args && used < size; i++) {
+    const fk_tensor *t = fk_arg_is_tensor(&task->args[i]) ? fk_arg_tensor(&args[i]) : NULL;
+    if (!t) continue;
+    used += (size_t)snprintf(text + used, size - used, "%s%s %s[", used > 1 ? ", " : "", task->args[i].name,
+                             fk_type_name(fk_type_of(t)));
+    for (int32_t d = 0; d < t->ndim && used < size; d++)
+      used += (size_t)snprintf(text + used, size - used, "%s%lld", d ? ", " : "", (long long)t->shape[d]);
+    if (used < size) used += (size_t)snprintf(text + used, size - used, "]");
+  }
+  if (used < size) snprintf(text + used, size - used, ")");
+  return text;
+}
+
 fk_status fk_call_task(fk_context *ctx, const fk_task *task, const fk_any *args, int32_t num_args) {
   fk_status status = ctx->pending;
   if (status) {
@@ -188,7 +235,8 @@ fk_status fk_call_task(fk_context *ctx, const fk_task *task, const fk_any *args,
     return fk_fail_in(status, "%s", task->name);
   }
   const fk_impl *impl = &ctx->impls[task->index];
-  fk_arena_mark mark = fk_arena_save(&ctx->host);
+  fk_context_mark mark = fk_context_save(ctx);
+  if (ctx->cuda) FK_TRY(fk_cuda_enter(ctx->cuda));
   if (ctx->recorder || !ctx->unchecked) {
     fk_binding binding;
     status = fk_bind(task, ctx->backend, args, num_args, &binding);
@@ -197,12 +245,13 @@ fk_status fk_call_task(fk_context *ctx, const fk_task *task, const fk_any *args,
   } else {
     status = run(ctx, task, impl, args);
   }
-  fk_arena_rewind(&ctx->host, mark); /* the task's temporaries end with it */
+  fk_context_rewind(ctx, mark); /* the task's temporaries end with it */
   /* A temporary that failed and that no call has noticed: what was to be written through it was not. */
   if (!status) status = ctx->pending;
   if (!status) return FK_OK;
   ctx->pending = FK_OK;
-  return fk_fail_in(status, "%s", task->name);
+  char shapes[512];
+  return fk_fail_in(status, "%s%s", task->name, ctx->cuda ? describe_shapes(task, args, shapes, sizeof shapes) : "");
 }
 
 fk_status fk_call_array(fk_context *ctx, const char *name, const fk_any *args, int32_t num_args) {

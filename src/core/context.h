@@ -4,6 +4,7 @@
 
 #include "core/bind.h"
 #include "core/registry.h"
+#include "device/cuda.h"
 
 /* Sees every call of every level, in order: enter before a task runs, leave after. */
 typedef struct fk_recorder {
@@ -28,8 +29,10 @@ struct fk_context {
   fk_backend backend;
   bool unchecked;
   int num_threads;
-  fk_arena host;  /* descriptors, and temporaries of host devices */
-  fk_impl *impls; /* by task->index */
+  fk_arena host;   /* descriptors, and temporaries in host memory */
+  fk_cuda *cuda;   /* of a cuda context */
+  fk_arena device; /* temporaries of a cuda context */
+  fk_impl *impls;  /* by task->index */
   fk_recorder *recorder;
   fk_status pending; /* a failed fk_empty or view, reported by the next call */
 };
@@ -39,6 +42,19 @@ void fk_context_record(fk_context *ctx, fk_recorder *recorder);
 
 /* Calls impl with args (or args and its workspace) and turns its return code into a status. */
 fk_status fk_impl_call(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args);
+
+/* Where the context's temporaries stand: what is allocated after save is dropped by rewind. */
+typedef struct fk_context_mark {
+  fk_arena_mark host, device;
+} fk_context_mark;
+fk_context_mark fk_context_save(const fk_context *ctx);
+void fk_context_rewind(fk_context *ctx, fk_context_mark mark);
+
+/* The stream that TVMFFIEnvGetStream gives the kernels that this thread calls (core/ffi_host.c). */
+void fk_ffi_set_stream(void *stream);
+
+/* The GPU of a cuda context, else NULL. */
+fk_cuda *fk_context_cuda(const fk_context *ctx);
 
 /* How many errors this thread has met: tells whether a call that failed left a message. */
 unsigned fk_failures(void);

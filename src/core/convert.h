@@ -17,6 +17,10 @@
 #include "fastkernels/abi.h"
 #include "fastkernels/status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Element of any type as double. Exact but for int64 beyond 2^53. Unknown types read as NaN. */
 double fk_load_f64(fk_type type, const void *p, int64_t index);
 
@@ -34,5 +38,9 @@ void fk_store_i64(fk_type type, void *p, int64_t index, int64_t v);
 /* Converts n contiguous elements. Both types are floating point, or both are integer or bool; anything else is
  * FK_ERROR_ARGUMENT and touches nothing. dst and src do not overlap, unless both types and pointers are equal. */
 fk_status fk_convert_row(fk_type to, void *dst, fk_type from, const void *src, int64_t n);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -1,8 +1,9 @@
-/* What an implementation file (ref.c, cpu.c, compose.c) includes, through its generated tasks/<task>.h.
+/* What an implementation file (ref.c, cpu.c, cuda.cu, compose.c) includes, through its generated tasks/<task>.h.
  *
  *   ref.c      fk_status fk_ref_<task>(fk_context *ctx, const fk_<task>_args *a)
  *              every tensor contiguous, floats are double, integers int64_t: fk_f64(t), fk_i64(t);
  *   cpu.c      fk_cpu_<task>: tensors as task.json allows them; compiled once per instruction set;
+ *   cuda.cu    fk_cuda_<task>: the same tensors in GPU memory (device/cuda/kernel.cuh);
  *   compose.c  fk_compose_<task>: calls other tasks with fk_call, temporaries from fk_empty; any device.
  *
  * Arguments have been checked against task.json (or the caller has vouched for them). Temporaries and scratch end

@@ -11,6 +11,7 @@ typedef struct fk_task_entry {
   size_t json_length;
   fk_kernel_fn ref;     /* ref.c: contiguous float64 and int64 tensors */
   fk_kernel_fn cpu[3];  /* cpu.c built for the baseline, AVX2 and AVX-512 instruction sets */
+  fk_kernel_fn cuda;    /* cuda.cu: tensors in GPU memory; NULL also in a build without CUDA code */
   fk_kernel_fn compose; /* compose.c: calls other tasks */
 } fk_task_entry;
 

@@ -43,15 +43,55 @@ static fk_tensor *descriptor(fk_context *ctx, fk_type type, const int64_t *shape
   return t;
 }
 
-fk_tensor *fk_empty_shape(fk_context *ctx, fk_type type, const int64_t *shape, int32_t ndim) {
+enum { HOST_ALIGN = 64, DEVICE_ALIGN = 256 };
+
+fk_tensor *fk_host_shape(fk_context *ctx, fk_type type, const int64_t *shape, int32_t ndim) {
   fk_tensor *t = descriptor(ctx, type, shape, ndim);
   if (!t || (ctx->backend == FK_META && fk_type_is_float(type))) return t;
   size_t bytes = fk_type_bytes(type, fk_numel(t));
-  t->data = fk_arena_alloc(&ctx->host, bytes, 64);
+  t->data = fk_arena_alloc(&ctx->host, bytes, HOST_ALIGN);
   if (!t->data) return failed(ctx, FK_ERROR_MEMORY);
   /* Integers that nobody computes on meta must still be readable. */
   if (ctx->backend == FK_META) memset(t->data, 0, bytes);
   return t;
+}
+
+fk_tensor *fk_empty_shape(fk_context *ctx, fk_type type, const int64_t *shape, int32_t ndim) {
+  if (!ctx->cuda) return fk_host_shape(ctx, type, shape, ndim);
+  fk_tensor *t = descriptor(ctx, type, shape, ndim);
+  if (!t) return NULL;
+  t->device = (fk_device){FK_DL_CUDA, fk_cuda_device_id(ctx->cuda)};
+  t->data = fk_arena_alloc(&ctx->device, fk_type_bytes(type, fk_numel(t)), DEVICE_ALIGN);
+  return t->data ? t : failed(ctx, FK_ERROR_MEMORY);
+}
+
+fk_tensor *fk_to_device(fk_context *ctx, fk_tensor *t) {
+  if (!t || !ctx->cuda || t->device.type != FK_DL_CPU) return t;
+  if (!fk_is_contiguous(t)) return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "to_device: expected a contiguous tensor"));
+  fk_tensor *copy = fk_empty_like(ctx, t);
+  if (!copy) return NULL;
+  fk_status status = fk_cuda_upload(ctx->cuda, copy->data, fk_data(t), fk_type_bytes(fk_type_of(t), fk_numel(t)));
+  return status ? failed(ctx, status) : copy;
+}
+
+fk_tensor *fk_to_host(fk_context *ctx, fk_tensor *t) {
+  if (!t || t->device.type == FK_DL_CPU) return t;
+  if (!ctx->cuda || !fk_is_contiguous(t))
+    return failed(ctx, fk_fail(FK_ERROR_ARGUMENT, "to_host: expected a contiguous tensor of the context's device"));
+  fk_tensor *copy = fk_host_shape(ctx, fk_type_of(t), t->shape, t->ndim);
+  if (!copy) return NULL;
+  fk_status status = fk_cuda_download(ctx->cuda, copy->data, fk_data(t), fk_type_bytes(fk_type_of(t), fk_numel(t)));
+  return status ? failed(ctx, status) : copy;
+}
+
+fk_status fk_zero(fk_context *ctx, fk_tensor *t) {
+  if (!t) return FK_ERROR_MEMORY; /* a failed temporary: already pending */
+  if (!t->data) return FK_OK;     /* meta */
+  if (!fk_is_contiguous(t)) return fk_fail(FK_ERROR_ARGUMENT, "zero: expected a contiguous tensor");
+  size_t bytes = fk_type_bytes(fk_type_of(t), fk_numel(t));
+  if (t->device.type != FK_DL_CPU && ctx->cuda) return fk_cuda_fill(ctx->cuda, fk_data(t), 0, bytes);
+  memset(fk_data(t), 0, bytes);
+  return FK_OK;
 }
 
 fk_tensor *fk_empty_like(fk_context *ctx, const fk_tensor *like) {
@@ -64,6 +104,7 @@ fk_tensor *fk_wrap(fk_context *ctx, void *data, fk_type type, const int64_t *sha
   fk_tensor *t = descriptor(ctx, type, shape, ndim);
   if (!t) return NULL;
   t->data = data;
+  if (ctx->cuda) t->device = (fk_device){FK_DL_CUDA, fk_cuda_device_id(ctx->cuda)};
   if (strides && ndim > 0) memcpy(t->strides, strides, (size_t)ndim * sizeof *strides);
   return t;
 }
@@ -131,7 +172,7 @@ fk_tensor *fk_slice(fk_context *ctx, const fk_tensor *t, int32_t axis, int64_t s
 }
 
 void *fk_scratch(fk_context *ctx, size_t bytes) {
-  return fk_arena_alloc(&ctx->host, bytes, 64);
+  return ctx->cuda ? fk_arena_alloc(&ctx->device, bytes, DEVICE_ALIGN) : fk_arena_alloc(&ctx->host, bytes, HOST_ALIGN);
 }
 
 /* ---- Copies ---------------------------------------------------------------------------------------------- */

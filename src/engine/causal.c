@@ -176,7 +176,7 @@ fk_status fk_causal_forward(fk_context *ctx, const fk_model *model, const char *
   int64_t columns = model->class->sequence->output_size(model->state);
   fk_tensor *out = fk_empty(ctx, ctx->backend == FK_REF ? FK_F64 : FK_F32, p.batch, p.length, columns);
   if (!out) return FK_ERROR_MEMORY;
-  fk_arena_mark mark = fk_arena_save(&ctx->host);
+  fk_context_mark mark = fk_context_save(ctx);
   fk_tensor *rows = NULL;
   fk_status status = pack(&p);
   if (!status && p.tokens > 0) {
@@ -186,7 +186,7 @@ fk_status fk_causal_forward(fk_context *ctx, const fk_model *model, const char *
     if (!status) status = fk_model_step(ctx, model, &batch, rows);
   }
   if (!status) status = scatter(&p, rows, out);
-  fk_arena_rewind(&ctx->host, mark);
+  fk_context_rewind(ctx, mark);
   ctx->pending = FK_OK; /* a failed temporary above is this call's error, not the next one's */
   return status ? status : fk_tensors_put(outputs, output, out);
 }

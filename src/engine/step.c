@@ -116,9 +116,9 @@ static fk_status check_batch(const fk_model *model, const fk_batch *b) {
 /* ---- Running --------------------------------------------------------------------------------------------- */
 
 static fk_status run(fk_context *ctx, const fk_model *model, const fk_batch *b, fk_tensor *logits) {
-  fk_arena_mark mark = fk_arena_save(&ctx->host);
+  fk_context_mark mark = fk_context_save(ctx);
   fk_status status = model->class->sequence->step(ctx, model->state, b, logits);
-  fk_arena_rewind(&ctx->host, mark); /* the step's temporaries end with it */
+  fk_context_rewind(ctx, mark); /* the step's temporaries end with it */
   return status;
 }
 

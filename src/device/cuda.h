@@ -1,0 +1,85 @@
+/* The CUDA device as the rest of the library sees it: C, without a CUDA header, and present in every build.
+ *
+ * An fk_cuda is one GPU as one context uses it: a stream on which everything is queued in order, pinned memory for
+ * transfers, a place where kernels report a wrong index, library handles. The context owns it. The runtime is linked
+ * statically and loads the driver when it is first asked for something: on a machine without one, fk_cuda_create says
+ * so and nothing else changes. In a build without CUDA code every function fails the same way (cuda_none.c).
+ *
+ * Everything is asynchronous unless said otherwise: a kernel that fails is reported by the next call that waits. */
+#ifndef FK_DEVICE_CUDA_H
+#define FK_DEVICE_CUDA_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/arena.h"
+#include "fastkernels/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct fk_cuda fk_cuda;
+typedef struct fk_cuda_graph fk_cuda_graph;
+
+typedef struct fk_cuda_info {
+  char name[256];
+  int compute_capability; /* 10 * major + minor */
+  int num_sms, clock_khz, memory_clock_khz, memory_bus_bits;
+  int driver_version, runtime_version, compiled_version; /* 13000 is CUDA 13.0 */
+  size_t memory_bytes, l2_bytes;
+  char cublaslt[32], cudnn[32]; /* versions of the libraries that were found, "" for none */
+} fk_cuda_info;
+
+/* GPUs that this process may use; 0 where there is no driver or no CUDA code. */
+int fk_cuda_device_count(void);
+/* Which architectures the kernels were compiled for ("80 90a 100"), "" without CUDA code. */
+const char *fk_cuda_architectures(void);
+
+/* On failure *cuda is NULL. */
+fk_status fk_cuda_create(int device_id, fk_cuda **cuda);
+void fk_cuda_destroy(fk_cuda *cuda);
+fk_status fk_cuda_describe(fk_cuda *cuda, fk_cuda_info *info);
+int fk_cuda_device_id(const fk_cuda *cuda);
+void *fk_cuda_stream(const fk_cuda *cuda); /* cudaStream_t */
+
+/* Makes the GPU the calling thread's current one: before any call that launches. */
+fk_status fk_cuda_enter(const fk_cuda *cuda);
+
+/* Device memory for arenas. What was allocated must be released before the fk_cuda ends. */
+fk_memory *fk_cuda_memory(fk_cuda *cuda);
+
+/* Host to device. Returns when from may be changed; the copy itself is queued. Large copies from pageable memory run at
+ * the speed of the link: they go through pinned memory, filled by several threads. */
+fk_status fk_cuda_upload(fk_cuda *cuda, void *to, const void *from, size_t bytes);
+/* Device to host. Waits, and reports what went wrong before. */
+fk_status fk_cuda_download(fk_cuda *cuda, void *to, const void *from, size_t bytes);
+fk_status fk_cuda_copy(fk_cuda *cuda, void *to, const void *from, size_t bytes); /* device to device */
+fk_status fk_cuda_fill(fk_cuda *cuda, void *to, int byte, size_t bytes);
+
+/* Waits for everything queued. Reports errors of kernels, and indices that a kernel found wrong. */
+fk_status fk_cuda_sync(fk_cuda *cuda);
+
+/* From begin to end, work queued by this thread on the stream is recorded and not run. No upload, download or sync in
+ * between. An error ends the recording. */
+fk_status fk_cuda_graph_begin(fk_cuda *cuda);
+fk_status fk_cuda_graph_end(fk_cuda *cuda, fk_cuda_graph **graph);
+fk_status fk_cuda_graph_launch(fk_cuda *cuda, fk_cuda_graph *graph);
+int fk_cuda_graph_nodes(const fk_cuda_graph *graph);
+/* What a graph holds besides kernels, memsets and device copies, in words; NULL when nothing. */
+const char *fk_cuda_graph_foreign(const fk_cuda_graph *graph);
+void fk_cuda_graph_destroy(fk_cuda_graph *graph);
+
+/* Two marks on the stream and the milliseconds between them; elapsed waits for the second. */
+typedef struct fk_cuda_timer fk_cuda_timer;
+fk_status fk_cuda_timer_create(fk_cuda *cuda, fk_cuda_timer **timer);
+fk_status fk_cuda_timer_start(fk_cuda *cuda, fk_cuda_timer *timer);
+fk_status fk_cuda_timer_stop(fk_cuda *cuda, fk_cuda_timer *timer);
+fk_status fk_cuda_timer_elapsed(fk_cuda *cuda, fk_cuda_timer *timer, double *milliseconds);
+void fk_cuda_timer_destroy(fk_cuda_timer *timer);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
