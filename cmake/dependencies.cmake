@@ -1,4 +1,10 @@
 # What the build uses, all of it from the system. Required: jansson, PCRE2, OpenMP. Used where present: OpenBLAS, oneDNN.
+# FK_PORTABLE: programs for a machine that has none of these packages: static libraries, and our own matrix products.
+if(FK_PORTABLE)
+  set(CMAKE_FIND_LIBRARY_SUFFIXES .a .so)
+  set(FK_OPENBLAS "" CACHE STRING "" FORCE)
+  set(FK_ONEDNN "" CACHE STRING "" FORCE)
+endif()
 find_package(PkgConfig REQUIRED)
 find_package(OpenMP REQUIRED COMPONENTS C)
 find_package(Threads REQUIRED)

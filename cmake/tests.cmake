@@ -21,6 +21,21 @@ foreach(file ${FK_UNIT_TESTS})
   set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT ASAN_OPTIONS=allocator_may_return_null=1)
 endforeach()
 
+# tests/gpu/test_*.c: plain programs that need a GPU and nothing else, so that they can be carried to one. Without a GPU
+# they end with 77, which ctest counts as skipped.
+file(GLOB FK_GPU_TESTS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/gpu/test_*.c)
+add_custom_target(gpu_tests)
+foreach(file ${FK_GPU_TESTS})
+  cmake_path(GET file STEM name)
+  add_executable(${name} ${file})
+  target_include_directories(${name} PRIVATE src tests ${FK_GENERATED})
+  target_compile_definitions(${name} PRIVATE FK_SOURCE_DIR="${CMAKE_SOURCE_DIR}" FK_BUILD_DIR="${CMAKE_BINARY_DIR}")
+  target_link_libraries(${name} PRIVATE fk_flags fk_kernels fastkernels_static m ${CMAKE_DL_LIBS})
+  add_dependencies(gpu_tests ${name})
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS gpu SKIP_RETURN_CODE 77 TIMEOUT 900)
+endforeach()
+
 # Candidates as shared objects, for the tests that load some.
 file(GLOB FK_TEST_CANDIDATES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/candidates/*.c)
 foreach(file ${FK_TEST_CANDIDATES})

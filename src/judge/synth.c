@@ -363,16 +363,26 @@ static fk_status fill_one(filler *f, int i) {
   return FK_OK;
 }
 
-fk_status fk_plan_fill(const fk_plan *plan, void *base, uint64_t seed) {
-  filler f = {.plan = plan, .base = base, .seed = seed};
-  make_quantiles(f.quantiles);
-  /* Integers first, those last whose bound is a function of another integer tensor's content. */
-  for (int pass = 0; pass < 3; pass++)
+/* Integers first, those last whose bound is a function of another integer tensor's content. */
+static fk_status fill_passes(filler *f, int passes) {
+  const fk_plan *plan = f->plan;
+  for (int pass = 0; pass < passes; pass++)
     for (int i = 0; i < plan->task->num_args; i++) {
       if (!fk_arg_is_tensor(&plan->task->args[i]) || !plan->tensors[i].given) continue;
       const fk_expr *bound = plan->task->args[i].values.bound;
       int turn = fk_type_is_float(plan->tensors[i].type) ? 2 : bound && fk_expr_reads_data(bound) ? 1 : 0;
-      if (turn == pass) FK_TRY(fill_one(&f, i));
+      if (turn == pass) FK_TRY(fill_one(f, i));
     }
   return FK_OK;
+}
+
+fk_status fk_plan_fill(const fk_plan *plan, void *base, uint64_t seed) {
+  filler f = {.plan = plan, .base = base, .seed = seed};
+  make_quantiles(f.quantiles);
+  return fill_passes(&f, 3);
+}
+
+fk_status fk_plan_fill_integers(const fk_plan *plan, void *base, uint64_t seed) {
+  filler f = {.plan = plan, .base = base, .seed = seed};
+  return fill_passes(&f, 2);
 }

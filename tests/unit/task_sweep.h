@@ -70,11 +70,14 @@ static inline void sweep_close(sweep_task *s) {
   fk_arena_destroy(&s->arena);
 }
 
-/* Runs one function for every folder with a cases.json; the environment variable FASTKERNELS_TASK narrows it to one.
+/* Runs one function for every folder with a file of cases; the environment variable FASTKERNELS_TASK narrows it to one.
  * Returns the failures; *tasks counts what was seen. */
-static inline int sweep_all(int (*test)(sweep_task *), int *tasks) {
-  static const char *const patterns[] = {FK_SOURCE_DIR "/kernels/*/*/cases.json",
-                                         FK_SOURCE_DIR "/blocks/*/*/cases.json"};
+static inline int sweep_files(const char *file, int (*test)(sweep_task *), int *tasks) {
+  /* A program that was carried elsewhere finds the tree where this variable says. */
+  const char *root = getenv("FASTKERNELS_SOURCE");
+  char patterns[2][512];
+  snprintf(patterns[0], sizeof patterns[0], "%s/kernels/*/*/%s", root ? root : FK_SOURCE_DIR, file);
+  snprintf(patterns[1], sizeof patterns[1], "%s/blocks/*/*/%s", root ? root : FK_SOURCE_DIR, file);
   const char *only = getenv("FASTKERNELS_TASK");
   int failures = 0;
   *tasks = 0;
@@ -84,7 +87,7 @@ static inline int sweep_all(int (*test)(sweep_task *), int *tasks) {
     for (size_t i = 0; i < found.gl_pathc; i++) {
       sweep_task s;
       char folder[128];
-      snprintf(folder, sizeof folder, "/%s/cases.json", only ? only : "");
+      snprintf(folder, sizeof folder, "/%s/%s", only ? only : "", file);
       if (only && !strstr(found.gl_pathv[i], folder)) continue;
       ++*tasks;
       if (sweep_open(found.gl_pathv[i], &s))
@@ -96,6 +99,10 @@ static inline int sweep_all(int (*test)(sweep_task *), int *tasks) {
     globfree(&found);
   }
   return failures;
+}
+
+static inline int sweep_all(int (*test)(sweep_task *), int *tasks) {
+  return sweep_files("cases.json", test, tasks);
 }
 
 /* A buffer of the plan's size, 64-byte aligned; the caller frees it. */
