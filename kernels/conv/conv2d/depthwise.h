@@ -192,7 +192,7 @@ static void work_item(const depthwise *d, int64_t item) {
           blocks = (p->channels * p->a->groups + FK_LANES - 1) / FK_LANES;
   int64_t part = item % parts, block = item / parts % blocks;
   strip s = {.d = d, .n = item / parts / blocks, .c = block * FK_LANES};
-  char *room = d->threads + thread_index() * d->thread_bytes;
+  char *room = d->threads + fk_thread_index() * d->thread_bytes;
   float bias[FK_LANES] = {0};
   s.lanes = (int)at_most(p->in_channels - s.c, FK_LANES);
   s.weights = d->weights + block * p->taps * FK_LANES;
@@ -213,13 +213,13 @@ static inline fk_status conv_depthwise(fk_context *ctx, const problem *p) {
   }
   d.columns = (round_up(p->out_width, d.tile) - 1) * p->a->stride_w + (p->kernel_w - 1) * p->a->dilation_w + 1;
   d.thread_bytes = round_up(d.lines * d.columns * FK_LANES * 4 + (d.lines + p->kernel_h) * 8, 64);
-  d.threads = fk_scratch(ctx, (size_t)(max_threads() * d.thread_bytes));
+  d.threads = fk_scratch(ctx, (size_t)(fk_max_threads() * d.thread_bytes));
   int64_t blocks = (p->in_channels + FK_LANES - 1) / FK_LANES;
   d.weights = fk_scratch(ctx, (size_t)(blocks * p->taps * FK_LANES) * 4);
   if (!d.threads || !d.weights) return FK_ERROR_MEMORY;
   /* Rows are split only when images and channels are too few for the threads: the parts copy some lines twice. */
   int64_t strips = fk_size(p->a->x, 0) * blocks, parts = 1;
-  while (strips * parts < 4 * max_threads() && p->out_height > 8 * parts) parts *= 2;
+  while (strips * parts < 4 * fk_max_threads() && p->out_height > 8 * parts) parts *= 2;
   d.rows = (p->out_height + parts - 1) / parts;
   int64_t items = strips * ((p->out_height + d.rows - 1) / d.rows);
 #pragma omp parallel if (p->pixels * p->taps * p->in_channels > 1 << 16)

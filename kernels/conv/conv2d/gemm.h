@@ -23,7 +23,7 @@ typedef struct gemm {
 } gemm;
 
 static float *thread_room(const gemm *g) {
-  return g->threads + (int64_t)thread_index() * THREAD_FLOATS;
+  return g->threads + (int64_t)fk_thread_index() * THREAD_FLOATS;
 }
 
 /* ---- Packing --------------------------------------------------------------------------------------------- */
@@ -188,7 +188,7 @@ static const int64_t *window_offsets(fk_context *ctx, const problem *p, int64_t 
 /* Output channels per work item, such that the busiest thread has the least to do; each block costs as much
  * again as a few channels. Where a block ends changes no sum. */
 static int64_t choose_block(int64_t features) {
-  int64_t best = FEATURE_BLOCK, least = INT64_MAX, threads = max_threads();
+  int64_t best = FEATURE_BLOCK, least = INT64_MAX, threads = fk_max_threads();
   for (int64_t block = FEATURE_BLOCK; block > 0; block -= FK_TILE_ROWS) {
     int64_t items = (features + block - 1) / block, busiest = (items + threads - 1) / threads * (block + 4);
     if (busiest < least) best = block, least = busiest;
@@ -200,7 +200,7 @@ static inline fk_status conv_gemm(fk_context *ctx, const problem *p) {
   gemm g = {.p = p, .depth = p->channels * p->taps, .block = FEATURE_BLOCK};
   int64_t most = at_most(p->pixels, ROW_BLOCK), padded = (most + FK_PANEL - 1) / FK_PANEL * FK_PANEL;
   g.packed = fk_scratch(ctx, (size_t)(padded * g.depth) * 4);
-  g.threads = fk_scratch(ctx, (size_t)max_threads() * THREAD_FLOATS * 4);
+  g.threads = fk_scratch(ctx, (size_t)fk_max_threads() * THREAD_FLOATS * 4);
   float *zeros = fk_scratch(ctx, DEPTH_BLOCK * 4);
   if (!g.packed || !g.threads || !zeros) return FK_ERROR_MEMORY;
   memset(zeros, 0, DEPTH_BLOCK * 4);

@@ -1,11 +1,8 @@
 /* The geometry of a convolution, shared by the kernels of this folder. */
 #pragma once
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "device/cpu_row.h"
+#include "device/cpu_threads.h"
 #include "device/cpu_tile.h"
 #include "tasks/conv2d.h"
 
@@ -18,22 +15,6 @@ typedef struct problem {
   int64_t pixels;   /* of out */
   int64_t out_step; /* elements from pixel to pixel of out, 0 when they are not evenly spaced */
 } problem;
-
-static inline int max_threads(void) {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
-static inline int thread_index(void) {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 
 static inline int64_t at_most(int64_t n, int64_t limit) {
   return n < limit ? n : limit;
