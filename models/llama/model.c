@@ -147,7 +147,7 @@ static int caches(const void *model, fk_cache_spec *specs) {
 
 static fk_status step(fk_context *ctx, const void *model, const fk_batch *b, fk_tensor *logits) {
   const llama *m = model;
-  int64_t tokens = fk_numel(b->input_ids), rows = fk_numel(b->logits_indices);
+  int64_t tokens = fk_numel(b->input_ids);
   fk_tensor *residual = fk_empty(ctx, m->dtype, tokens, m->hidden_size);
   fk_tensor *hidden = fk_empty(ctx, m->dtype, tokens, m->hidden_size);
   FK_TRY(fk_call(ctx, "embedding", b->input_ids, m->embed, residual));
@@ -158,15 +158,8 @@ static fk_status step(fk_context *ctx, const void *model, const fk_batch *b, fk_
                    y->o, y->o_bias, m->cos_sin, y->post_norm, y->gate_up, y->gate_up_bias, y->down, y->down_bias,
                    m->num_heads, m->scale, true, m->epsilon, i == 0));
   }
-  if (m->num_layers)
-    FK_TRY(fk_call(ctx, "fused_add_rms_norm", hidden, residual, m->norm, m->epsilon));
-  else
-    FK_TRY(fk_call(ctx, "rms_norm", residual, m->norm, m->epsilon, hidden));
-  /* Picking the wanted rows is a look-up in the table of all rows. */
-  if (!m->lm_head) return fk_call(ctx, "embedding", b->logits_indices, hidden, logits);
-  fk_tensor *wanted = fk_empty(ctx, m->dtype, rows, m->hidden_size);
-  FK_TRY(fk_call(ctx, "embedding", b->logits_indices, hidden, wanted));
-  return fk_call(ctx, "linear", wanted, m->lm_head, NULL, logits);
+  const fk_step_end end = {hidden, residual, m->norm, m->lm_head, m->epsilon, m->num_layers > 0};
+  return fk_step_finish(ctx, &end, b, logits);
 }
 
 static int64_t num_embeddings(const void *model) {

@@ -1,4 +1,4 @@
-/* Steps of sequence models: the level-4 definition of a step, and forward() as one step.
+/* Steps of sequence models: the level-4 definition of a step, how a step ends, and forward() as one step.
  *
  * A model is no task of the registry: its definition is made here, named <class>_step, has index -1, and states no
  * FLOPs of its own (they are the sum of its calls). */
@@ -18,5 +18,17 @@ fk_status fk_step_task(fk_arena *arena, const fk_model_class *class, const fk_ta
  * start another sequence, when there is no attention_mask. */
 fk_status fk_causal_forward(fk_context *ctx, const fk_model *model, const char *output, const fk_tensors *inputs,
                             fk_tensors *outputs);
+
+/* The end of a step of a pre-norm decoder: the last norm, the wanted rows, the head. `residual` [T, hidden_size] holds
+ * the sum before the last layer's output, which is `hidden` (written over); without layers `residual` is all there is.
+ * logits [N, output_size] are the rows of batch->logits_indices times lm_head [vocab_size, hidden_size], or without
+ * head those rows themselves. */
+typedef struct fk_step_end {
+  fk_tensor *hidden, *residual;
+  const fk_tensor *norm, *lm_head; /* [hidden_size]; lm_head may be NULL */
+  double epsilon;
+  bool has_layers;
+} fk_step_end;
+fk_status fk_step_finish(fk_context *ctx, const fk_step_end *end, const fk_batch *batch, fk_tensor *logits);
 
 #endif

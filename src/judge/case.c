@@ -184,24 +184,38 @@ static fk_status read_names(const reader *r, const json_t *json, const char *key
   return FK_OK;
 }
 
-static fk_status read_dtypes(const reader *r, const json_t *json) {
+/* Reads what a member of an object says about tensor i, which its name is. */
+typedef fk_status (*member_fn)(const reader *r, const char *name, int i, const json_t *v);
+
+/* Calls read for each member of the object under key, whose names are tensors. */
+static fk_status each_tensor(const reader *r, const json_t *json, const char *key, member_fn read) {
   fk_status status = FK_OK;
-  const json_t *object = get_object(r, json, "dtypes", &status);
+  const json_t *object = get_object(r, json, key, &status);
   const char *name;
   json_t *v;
   if (status) return status;
   json_object_foreach((json_t *)object, name, v) {
     int i;
-    fk_type type;
-    FK_TRY(find_tensor(r, "dtypes", name, &i));
-    if (!json_is_string(v) || !fk_type_parse(json_string_value(v), &type))
-      return BAD(r, "dtypes.%s: expected a dtype", name);
-    const fk_arg *arg = &r->task->args[i];
-    if (arg->same_dtype_as < 0 && !(arg->dtypes & fk_type_bit(type)))
-      return BAD(r, "dtypes.%s: the task does not take %s", name, fk_type_name(type));
-    r->c->tensors[i].dtype = type;
-    r->c->tensors[i].dtype_named = true;
+    FK_TRY(find_tensor(r, key, name, &i));
+    FK_TRY(read(r, name, i, v));
   }
+  return FK_OK;
+}
+
+static fk_status read_dtype(const reader *r, const char *name, int i, const json_t *v) {
+  fk_type type;
+  const fk_arg *arg = &r->task->args[i];
+  if (!json_is_string(v) || !fk_type_parse(json_string_value(v), &type))
+    return BAD(r, "dtypes.%s: expected a dtype", name);
+  if (arg->same_dtype_as < 0 && !(arg->dtypes & fk_type_bit(type)))
+    return BAD(r, "dtypes.%s: the task does not take %s", name, fk_type_name(type));
+  r->c->tensors[i].dtype = type;
+  r->c->tensors[i].dtype_named = true;
+  return FK_OK;
+}
+
+static fk_status read_dtypes(const reader *r, const json_t *json) {
+  FK_TRY(each_tensor(r, json, "dtypes", read_dtype));
   fk_case_use_variant(r->c, 0);
   for (int i = 0; i < r->task->num_args; i++) {
     int like = r->task->args[i].same_dtype_as;
@@ -213,103 +227,62 @@ static fk_status read_dtypes(const reader *r, const json_t *json) {
   return FK_OK;
 }
 
-static fk_status read_numbers(const reader *r, const char *place, const char *name, const json_t *v,
-                              const double **values, int64_t *count) {
+static fk_status read_values(const reader *r, const char *name, int i, const json_t *v) {
   size_t n = json_array_size(v);
   double *list = fk_arena_calloc(r->arena, n + 1, sizeof *list);
   if (!list) return FK_ERROR_MEMORY;
-  if (!json_is_array(v)) return BAD(r, "%s.%s: expected an array of numbers", place, name);
+  if (r->task->args[i].role == FK_OUTPUT) return BAD(r, "values.%s: outputs have no values", name);
+  if (!json_is_array(v)) return BAD(r, "values.%s: expected an array of numbers", name);
   for (size_t k = 0; k < n; k++) {
     const json_t *item = json_array_get(v, k);
-    if (!json_is_number(item)) return BAD(r, "%s.%s[%zu]: expected a number", place, name, k);
+    if (!json_is_number(item)) return BAD(r, "values.%s[%zu]: expected a number", name, k);
     list[k] = json_number_value(item);
   }
-  *values = list;
-  *count = (int64_t)n;
+  r->c->tensors[i].values = list;
+  r->c->tensors[i].num_values = (int64_t)n;
   return FK_OK;
 }
 
-static fk_status read_values(const reader *r, const json_t *json) {
-  fk_status status = FK_OK;
-  const json_t *object = get_object(r, json, "values", &status);
-  const char *name;
-  json_t *v;
-  if (status) return status;
-  json_object_foreach((json_t *)object, name, v) {
-    int i;
-    FK_TRY(find_tensor(r, "values", name, &i));
-    if (r->task->args[i].role == FK_OUTPUT) return BAD(r, "values.%s: outputs have no values", name);
-    FK_TRY(read_numbers(r, "values", name, v, &r->c->tensors[i].values, &r->c->tensors[i].num_values));
+static fk_status read_strides(const reader *r, const char *name, int i, const json_t *v) {
+  size_t n = json_array_size(v);
+  int64_t *list = fk_arena_calloc(r->arena, n + 1, sizeof *list);
+  if (!list) return FK_ERROR_MEMORY;
+  if (!json_is_array(v) || n > FK_MAX_DIMS) return BAD(r, "strides.%s: expected an array of strides", name);
+  for (size_t k = 0; k < n; k++) {
+    const json_t *item = json_array_get(v, k);
+    if (!json_is_integer(item) || json_integer_value(item) < 0)
+      return BAD(r, "strides.%s[%zu]: expected an integer, 0 or more", name, k);
+    list[k] = json_integer_value(item);
   }
+  r->c->tensors[i].strides = list;
+  r->c->tensors[i].num_strides = (int32_t)n;
   return FK_OK;
 }
 
-static fk_status read_strides(const reader *r, const json_t *json) {
-  fk_status status = FK_OK;
-  const json_t *object = get_object(r, json, "strides", &status);
-  const char *name;
-  json_t *v;
-  if (status) return status;
-  json_object_foreach((json_t *)object, name, v) {
-    int i;
-    FK_TRY(find_tensor(r, "strides", name, &i));
-    size_t n = json_array_size(v);
-    int64_t *list = fk_arena_calloc(r->arena, n + 1, sizeof *list);
-    if (!list) return FK_ERROR_MEMORY;
-    if (!json_is_array(v) || n > FK_MAX_DIMS) return BAD(r, "strides.%s: expected an array of strides", name);
-    for (size_t k = 0; k < n; k++) {
-      const json_t *item = json_array_get(v, k);
-      if (!json_is_integer(item) || json_integer_value(item) < 0)
-        return BAD(r, "strides.%s[%zu]: expected an integer, 0 or more", name, k);
-      list[k] = json_integer_value(item);
-    }
-    r->c->tensors[i].strides = list;
-    r->c->tensors[i].num_strides = (int32_t)n;
+static fk_status read_stats(const reader *r, const char *name, int i, const json_t *v) {
+  static const char *const keys[] = {"mean", "std", "min", "max"};
+  double number[4];
+  for (int k = 0; k < 4; k++) {
+    const json_t *item = json_object_get(v, keys[k]);
+    if (!json_is_number(item)) return BAD(r, "stats.%s.%s: expected a number", name, keys[k]);
+    number[k] = json_number_value(item);
   }
+  if (number[1] < 0 || number[2] > number[3]) return BAD(r, "stats.%s: std < 0 or min > max", name);
+  fk_case_tensor *t = &r->c->tensors[i];
+  t->has_stats = true;
+  t->mean = number[0], t->std = number[1], t->min = number[2], t->max = number[3];
   return FK_OK;
 }
 
-static fk_status read_stats(const reader *r, const json_t *json) {
-  fk_status status = FK_OK;
-  const json_t *object = get_object(r, json, "stats", &status);
-  const char *name;
-  json_t *v;
-  if (status) return status;
-  json_object_foreach((json_t *)object, name, v) {
-    int i;
-    FK_TRY(find_tensor(r, "stats", name, &i));
-    static const char *const keys[] = {"mean", "std", "min", "max"};
-    double number[4];
-    for (int k = 0; k < 4; k++) {
-      const json_t *item = json_object_get(v, keys[k]);
-      if (!json_is_number(item)) return BAD(r, "stats.%s.%s: expected a number", name, keys[k]);
-      number[k] = json_number_value(item);
-    }
-    if (number[1] < 0 || number[2] > number[3]) return BAD(r, "stats.%s: std < 0 or min > max", name);
-    fk_case_tensor *t = &r->c->tensors[i];
-    t->has_stats = true;
-    t->mean = number[0], t->std = number[1], t->min = number[2], t->max = number[3];
-  }
-  return FK_OK;
-}
-
-static fk_status read_alias(const reader *r, const json_t *json) {
-  fk_status status = FK_OK;
-  const json_t *object = get_object(r, json, "alias", &status);
-  const char *name;
-  json_t *v;
-  if (status) return status;
-  json_object_foreach((json_t *)object, name, v) {
-    int out, in;
-    FK_TRY(find_tensor(r, "alias", name, &out));
-    FK_TRY(find_tensor(r, "alias", json_string_value(v), &in));
-    const int *allowed = r->task->args[out].may_alias;
-    while (allowed && *allowed >= 0 && *allowed != in) allowed++;
-    if (!allowed || *allowed < 0)
-      return BAD(r, "alias.%s: the task does not let it share %s's memory", name, r->task->args[in].name);
-    if (!r->c->tensors[out].given || !r->c->tensors[in].given) return BAD(r, "alias.%s: a tensor is absent", name);
-    r->c->tensors[out].alias = in;
-  }
+static fk_status read_alias(const reader *r, const char *name, int out, const json_t *v) {
+  int in;
+  FK_TRY(find_tensor(r, "alias", json_string_value(v), &in));
+  const int *allowed = r->task->args[out].may_alias;
+  while (allowed && *allowed >= 0 && *allowed != in) allowed++;
+  if (!allowed || *allowed < 0)
+    return BAD(r, "alias.%s: the task does not let it share %s's memory", name, r->task->args[in].name);
+  if (!r->c->tensors[out].given || !r->c->tensors[in].given) return BAD(r, "alias.%s: a tensor is absent", name);
+  r->c->tensors[out].alias = in;
   return FK_OK;
 }
 
@@ -352,10 +325,10 @@ fk_status fk_case_parse(fk_arena *arena, const fk_task *task, const json_t *json
   FK_TRY(read_names(r, json, "absent", true));
   FK_TRY(read_names(r, json, "strided", false));
   FK_TRY(read_dtypes(r, json));
-  FK_TRY(read_values(r, json));
-  FK_TRY(read_strides(r, json));
-  FK_TRY(read_stats(r, json));
-  FK_TRY(read_alias(r, json));
+  FK_TRY(each_tensor(r, json, "values", read_values));
+  FK_TRY(each_tensor(r, json, "strides", read_strides));
+  FK_TRY(each_tensor(r, json, "stats", read_stats));
+  FK_TRY(each_tensor(r, json, "alias", read_alias));
   FK_TRY(read_rest(r, json));
   *out = c;
   return FK_OK;
