@@ -74,13 +74,22 @@ static fk_status check_inputs(const fk_bert *m, const fk_bert_inputs *in) {
 /* ---- Packing --------------------------------------------------------------------------------------------- */
 
 static fk_status allocate(fk_context *ctx, int64_t tokens, fk_bert_batch *b) {
-  b->place = fk_scratch(ctx, (size_t)(tokens + 1) * sizeof *b->place);
-  b->input_ids = fk_empty(ctx, FK_I32, tokens);
-  b->position_ids = fk_empty(ctx, FK_I32, tokens);
-  b->token_type_ids = fk_empty(ctx, FK_I32, tokens);
-  b->cu_seqlens = fk_empty(ctx, FK_I32, b->batch + 1);
+  b->place = fk_host_scratch(ctx, (size_t)(tokens + 1) * sizeof *b->place);
+  b->input_ids = fk_host(ctx, FK_I32, tokens);
+  b->position_ids = fk_host(ctx, FK_I32, tokens);
+  b->token_type_ids = fk_host(ctx, FK_I32, tokens);
+  b->cu_seqlens = fk_host(ctx, FK_I32, b->batch + 1);
   if (!b->place || !b->input_ids || !b->position_ids || !b->token_type_ids || !b->cu_seqlens) return FK_ERROR_MEMORY;
   b->tokens = tokens;
+  b->ids = b->input_ids->data;
+  b->offsets = b->cu_seqlens->data;
+  return FK_OK;
+}
+
+/* The filled batch goes where tasks can use it. */
+static fk_status hand_over(fk_context *ctx, fk_bert_batch *b) {
+  fk_tensor **const all[] = {&b->input_ids, &b->position_ids, &b->token_type_ids, &b->cu_seqlens, &b->seq_lens};
+  for (int i = 0; i < 5; i++) FK_TRY(fk_move_to_device(ctx, all[i]));
   return FK_OK;
 }
 
@@ -122,7 +131,7 @@ fk_status fk_bert_pack(fk_context *ctx, const fk_bert *m, const fk_bert_inputs *
   int64_t tokens = 0, all = b->batch * b->length;
   for (int64_t i = 0; i < all; i++) tokens += int_at(in->attention_mask, i, 1) != 0;
   FK_TRY(allocate(ctx, tokens, b));
-  int64_t *positions = fk_scratch(ctx, (size_t)(b->length + 1) * sizeof *positions), at = 0;
+  int64_t *positions = fk_host_scratch(ctx, (size_t)(b->length + 1) * sizeof *positions), at = 0;
   if (!positions) return FK_ERROR_MEMORY;
   int32_t *offsets = b->cu_seqlens->data;
   offsets[0] = 0;
@@ -135,7 +144,7 @@ fk_status fk_bert_pack(fk_context *ctx, const fk_bert *m, const fk_bert_inputs *
     }
     offsets[row + 1] = (int32_t)at;
   }
-  return FK_OK;
+  return hand_over(ctx, b);
 }
 
 fk_status fk_bert_pack_filled(fk_context *ctx, const fk_bert *m, const fk_bert_inputs *in, int64_t length,
@@ -148,7 +157,7 @@ fk_status fk_bert_pack_filled(fk_context *ctx, const fk_bert *m, const fk_bert_i
   if (b->length && b->batch > INT32_MAX / b->length)
     return fk_fail(FK_ERROR_ARGUMENT, "%sinput_ids: more than 2^31 tokens", in->prefix);
   FK_TRY(allocate(ctx, b->batch * b->length, b));
-  if (!(b->seq_lens = fk_empty(ctx, FK_I32, b->batch))) return FK_ERROR_MEMORY;
+  if (!(b->seq_lens = fk_host(ctx, FK_I32, b->batch))) return FK_ERROR_MEMORY;
   for (int64_t row = 0; row < b->batch; row++) {
     int64_t real = 0, at = row * b->length;
     while (real < given && int_at(in->attention_mask, row * given + real, 1) != 0) real++;
@@ -166,7 +175,7 @@ fk_status fk_bert_pack_filled(fk_context *ctx, const fk_bert *m, const fk_bert_i
     ((int32_t *)b->seq_lens->data)[row] = (int32_t)(attend ? b->length : real);
   }
   for (int64_t row = 0; row <= b->batch; row++) ((int32_t *)b->cu_seqlens->data)[row] = (int32_t)(row * b->length);
-  return FK_OK;
+  return hand_over(ctx, b);
 }
 
 /* ---- Back to the padded form ----------------------------------------------------------------------------- */
@@ -187,30 +196,38 @@ static fk_status scatter(const fk_tensor *rows, const int64_t *place, fk_tensor 
   return FK_OK;
 }
 
+/* The rows of the device, put in their places in host memory. */
+static fk_status spread(fk_context *ctx, const fk_tensor *rows, const int64_t *place, fk_tensor *out) {
+  if (!out || !rows) return FK_ERROR_MEMORY;
+  fk_tensor *copy = fk_view_shape(ctx, rows, rows->shape, rows->ndim);
+  FK_TRY(fk_move_to_host(ctx, &copy));
+  return copy ? scatter(copy, place, out) : FK_ERROR_MEMORY;
+}
+
 fk_status fk_bert_unpack(fk_context *ctx, const fk_bert_batch *b, const fk_tensor *rows, fk_tensor **padded) {
-  *padded = fk_empty(ctx, output_type(ctx), b->batch, b->length, fk_size(rows, -1));
-  return *padded ? scatter(rows, b->place, *padded) : FK_ERROR_MEMORY;
+  *padded = fk_host(ctx, output_type(ctx), b->batch, b->length, fk_size(rows, -1));
+  return spread(ctx, rows, b->place, *padded);
 }
 
 fk_status fk_bert_first(fk_context *ctx, const fk_bert_batch *b, const fk_tensor *rows, fk_tensor **first,
                         int64_t **sequences) {
-  const int32_t *offsets = b->cu_seqlens->data;
   int64_t count = 0, at = 0;
-  for (int64_t i = 0; i < b->batch; i++) count += offsets[i + 1] > offsets[i];
-  fk_tensor *index = fk_empty(ctx, FK_I32, count);
-  *sequences = fk_scratch(ctx, (size_t)(count + 1) * sizeof **sequences);
+  for (int64_t i = 0; i < b->batch; i++) count += b->offsets[i + 1] > b->offsets[i];
+  fk_tensor *index = fk_host(ctx, FK_I32, count);
+  *sequences = fk_host_scratch(ctx, (size_t)(count + 1) * sizeof **sequences);
   *first = fk_empty(ctx, fk_type_of(rows), count, fk_size(rows, -1));
   if (!index || !*sequences || !*first) return FK_ERROR_MEMORY;
   for (int64_t i = 0; i < b->batch; i++) {
-    if (offsets[i + 1] == offsets[i]) continue;
-    ((int32_t *)index->data)[at] = offsets[i];
+    if (b->offsets[i + 1] == b->offsets[i]) continue;
+    ((int32_t *)index->data)[at] = b->offsets[i];
     (*sequences)[at++] = i;
   }
+  FK_TRY(fk_move_to_device(ctx, &index));
   return fk_call(ctx, "embedding", index, rows, *first); /* picking rows is a look-up */
 }
 
 fk_status fk_bert_spread(fk_context *ctx, const fk_bert_batch *b, const fk_tensor *first, const int64_t *sequences,
                          fk_tensor **out) {
-  *out = fk_empty(ctx, output_type(ctx), b->batch, fk_size(first, -1));
-  return *out ? scatter(first, sequences, *out) : FK_ERROR_MEMORY;
+  *out = fk_host(ctx, output_type(ctx), b->batch, fk_size(first, -1));
+  return spread(ctx, first, sequences, *out);
 }

@@ -41,11 +41,13 @@ typedef struct fk_bert_inputs {
 /* Takes the four inputs of one prefix out of a map. */
 fk_bert_inputs fk_bert_find(const fk_tensors *inputs, const char *prefix);
 
-/* Real tokens, packed; or, where dense, all tokens of sequences of one length. T tokens, B sequences. */
+/* Real tokens, packed; or, where dense, all tokens of sequences of one length. T tokens, B sequences. Tensors are where
+ * tasks can use them, pointers in host memory. */
 typedef struct fk_bert_batch {
   int64_t batch, length; /* of the padded inputs */
   int64_t tokens;
   int64_t *place;                                       /* [T]: index of each token in [B * S] */
+  const int32_t *ids, *offsets;                         /* what input_ids [T] and cu_seqlens [B + 1] hold */
   fk_tensor *input_ids, *position_ids, *token_type_ids; /* [T] int32 */
   fk_tensor *cu_seqlens;                                /* [B + 1] int32 */
   fk_tensor *seq_lens;                                  /* [B] int32 where dense: the tokens attended to; else NULL */
@@ -61,7 +63,7 @@ fk_status fk_bert_pack_filled(fk_context *ctx, const fk_bert *m, const fk_bert_i
 /* *hidden: [T, hidden_size]. */
 fk_status fk_bert_encode(fk_context *ctx, const fk_bert *m, const fk_bert_batch *batch, fk_tensor **hidden);
 
-/* Rows [T, n] to [B, S, n] in float32 (float64 on ref); padding is zero. */
+/* Rows [T, n] to [B, S, n] in float32 (float64 on ref), on the host; padding is zero. */
 fk_status fk_bert_unpack(fk_context *ctx, const fk_bert_batch *batch, const fk_tensor *rows, fk_tensor **padded);
 
 /* The first token of each sequence: [B', n] of the B' sequences that have one, and their numbers [B']. */

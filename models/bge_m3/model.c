@@ -90,7 +90,7 @@ static fk_status put_colbert(pass *p) {
   FK_TRY(fk_bert_unpack(p->ctx, &p->batch, vecs, &out));
   int64_t length = p->batch.length ? p->batch.length - 1 : 0;
   fk_tensor *tail = fk_slice(p->ctx, out, 1, p->batch.length - length, length);
-  fk_tensor *copy = fk_empty(p->ctx, fk_type_of(out), p->batch.batch, length, fk_size(out, -1));
+  fk_tensor *copy = fk_host(p->ctx, fk_type_of(out), p->batch.batch, length, fk_size(out, -1));
   if (!tail || !copy) return FK_ERROR_MEMORY;
   if (copy->data) FK_TRY(fk_copy(tail, copy));
   return fk_tensors_put(p->outputs, "colbert_vecs", copy);

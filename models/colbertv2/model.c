@@ -88,14 +88,14 @@ static fk_status check_skiplist(const fk_tensor *t) {
   return FK_OK;
 }
 
-/* Which packed tokens of the documents count: neither in the skiplist nor padding by id. */
+/* Which packed tokens of the documents count: neither in the skiplist nor padding by id. On the host. */
 static fk_status document_mask(fk_context *ctx, const colbert *m, const fk_bert_batch *b, const fk_tensor *skiplist,
                                fk_tensor **mask) {
   FK_TRY(check_skiplist(skiplist));
-  *mask = fk_empty(ctx, FK_BOOL, b->tokens);
+  *mask = fk_host(ctx, FK_BOOL, b->tokens);
   if (!*mask) return FK_ERROR_MEMORY;
   for (int64_t i = 0; i < b->tokens && (*mask)->data; i++) {
-    int64_t id = ((const int32_t *)b->input_ids->data)[i];
+    int64_t id = b->ids[i];
     bool keep = id != m->bert.pad_token_id;
     for (int64_t k = 0; skiplist && skiplist->data && keep && k < fk_numel(skiplist); k++)
       keep = fk_load_i64(fk_type_of(skiplist), fk_data(skiplist), k) != id;
@@ -127,7 +127,9 @@ static fk_status forward_retrieval(fk_context *ctx, const colbert *m, const fk_t
   FK_TRY(fk_tensors_put(outputs, "doc_embeddings", out));
   if (!q) return FK_OK;
   fk_tensor *scores = fk_empty(ctx, fk_context_backend(ctx) == FK_REF ? FK_F64 : FK_F32, fk_size(q, 0), b.batch);
+  FK_TRY(fk_move_to_device(ctx, &mask));
   FK_TRY(fk_call(ctx, "max_sim", q, d, b.cu_seqlens, mask, scores));
+  FK_TRY(fk_move_to_host(ctx, &scores));
   return fk_tensors_put(outputs, "scores", scores);
 }
 

@@ -199,6 +199,11 @@ static fk_status run_stage(fk_context *ctx, const stage *s, const fk_tensor *x, 
                  s->pwconv2_bias, s->depth, epsilon, out);
 }
 
+static fk_status put(fk_context *ctx, fk_tensors *outputs, const char *name, fk_tensor *t) {
+  FK_TRY(fk_move_to_host(ctx, &t));
+  return fk_tensors_put(outputs, name, t);
+}
+
 /* Last hidden state, channels last. */
 static fk_status encode(fk_context *ctx, const convnextv2 *m, const fk_tensor *pixels, fk_tensor **hidden) {
   int64_t batch = pixels->shape[0], height = pixels->shape[2] / m->patch_size, width = pixels->shape[3] / m->patch_size;
@@ -217,6 +222,7 @@ static fk_status forward(fk_context *ctx, const fk_model *model, const fk_tensor
   const convnextv2 *m = model->state;
   fk_tensor *pixels = NULL, *hidden = NULL;
   FK_TRY(read_inputs(m, inputs, &pixels));
+  FK_TRY(fk_move_to_device(ctx, &pixels));
   FK_TRY(encode(ctx, m, pixels, &hidden));
   int64_t batch = hidden->shape[0], height = hidden->shape[1], width = hidden->shape[2], dim = hidden->shape[3];
   fk_tensor *pooled = fk_empty(ctx, m->dtype, batch, dim);
@@ -225,13 +231,13 @@ static fk_status forward(fk_context *ctx, const fk_model *model, const fk_tensor
   if (!m->classifies) {
     fk_tensor *last = fk_empty(ctx, m->dtype, batch, dim, height, width);
     FK_TRY(fk_call(ctx, "nhwc_to_nchw", hidden, last));
-    FK_TRY(fk_tensors_put(outputs, "last_hidden_state", last));
-    return fk_tensors_put(outputs, "pooler_output", pooled);
+    FK_TRY(put(ctx, outputs, "last_hidden_state", last));
+    return put(ctx, outputs, "pooler_output", pooled);
   }
-  if (!m->classifier) return fk_tensors_put(outputs, "logits", pooled);
+  if (!m->classifier) return put(ctx, outputs, "logits", pooled);
   fk_tensor *logits = fk_empty(ctx, m->dtype, batch, m->num_labels);
   FK_TRY(fk_call(ctx, "linear", pooled, m->classifier, m->classifier_bias, logits));
-  return fk_tensors_put(outputs, "logits", logits);
+  return put(ctx, outputs, "logits", logits);
 }
 
 const fk_model_class fk_model_convnextv2 = {

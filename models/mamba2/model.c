@@ -77,7 +77,7 @@ static fk_status read_config(fk_loader *l, mamba2 *m) {
 /* A = -exp(A_log), from A_log as it is stored: rounded to bfloat16 first, decays would be off by a per cent. */
 static fk_status load_decay(fk_loader *l, const mamba2 *m, const char *mixer, fk_tensor **decay) {
   fk_tensor *log;
-  FK_TRY(fk_weight_as(l, &log, m->state_type, SHAPE(m->num_heads), "%s.A_log", mixer));
+  FK_TRY(fk_weight_host(l, &log, m->state_type, SHAPE(m->num_heads), "%s.A_log", mixer));
   FK_TRY(fk_weight_table(l, decay, m->state_type, SHAPE(m->num_heads)));
   for (int64_t i = 0; log->data && (*decay)->data && i < m->num_heads; i++)
     fk_store_f64(m->state_type, (*decay)->data, i, -exp(fk_load_f64(m->state_type, log->data, i)));

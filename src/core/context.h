@@ -50,6 +50,25 @@ typedef struct fk_context_mark {
 fk_context_mark fk_context_save(const fk_context *ctx);
 void fk_context_rewind(fk_context *ctx, fk_context_mark mark);
 
+/* Scratch bytes for plain C on any device, as fk_scratch otherwise. */
+static inline void *fk_host_scratch(fk_context *ctx, size_t bytes) {
+  return fk_arena_alloc(&ctx->host, bytes, 64);
+}
+
+/* fk_to_host and fk_to_device in place, for callers that return a status; NULL stays NULL. */
+static inline fk_status fk_moved(fk_context *ctx, fk_tensor **t, fk_tensor *moved) {
+  fk_status status = *t && !moved ? ctx->pending : FK_OK;
+  if (status) ctx->pending = FK_OK;
+  *t = moved;
+  return status;
+}
+static inline fk_status fk_move_to_host(fk_context *ctx, fk_tensor **t) {
+  return fk_moved(ctx, t, fk_to_host(ctx, *t));
+}
+static inline fk_status fk_move_to_device(fk_context *ctx, fk_tensor **t) {
+  return fk_moved(ctx, t, fk_to_device(ctx, *t));
+}
+
 /* The stream that TVMFFIEnvGetStream gives the kernels that this thread calls (core/ffi_host.c). */
 void fk_ffi_set_stream(void *stream);
 

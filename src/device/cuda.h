@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "core/arena.h"
+#include "fastkernels/abi.h"
 #include "fastkernels/status.h"
 
 #ifdef __cplusplus
@@ -56,6 +57,8 @@ fk_status fk_cuda_upload(fk_cuda *cuda, void *to, const void *from, size_t bytes
 fk_status fk_cuda_download(fk_cuda *cuda, void *to, const void *from, size_t bytes);
 fk_status fk_cuda_copy(fk_cuda *cuda, void *to, const void *from, size_t bytes); /* device to device */
 fk_status fk_cuda_fill(fk_cuda *cuda, void *to, int byte, size_t bytes);
+/* n elements of a float dtype: mean + std times what the loader's generator draws from a stream (engine/loader.c). */
+fk_status fk_cuda_random(fk_cuda *cuda, void *to, fk_type type, int64_t n, uint64_t stream, double mean, double std);
 
 /* Waits for everything queued. Reports errors of kernels, and indices that a kernel found wrong. */
 fk_status fk_cuda_sync(fk_cuda *cuda);

@@ -57,6 +57,10 @@ fk_status fk_cuda_fill(fk_cuda *cuda, void *to, int byte, size_t bytes) {
   (void)cuda, (void)to, (void)byte, (void)bytes;
   return none();
 }
+fk_status fk_cuda_random(fk_cuda *cuda, void *to, fk_type type, int64_t n, uint64_t stream, double mean, double std) {
+  (void)cuda, (void)to, (void)type, (void)n, (void)stream, (void)mean, (void)std;
+  return none();
+}
 fk_status fk_cuda_sync(fk_cuda *cuda) {
   (void)cuda;
   return none();

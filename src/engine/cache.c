@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { DEVICE_CHUNK = 64 << 20 };
+
 static fk_status describe(const fk_model *model, fk_arena *arena, fk_cache_spec **specs, int *count) {
   *count = model->class->sequence->caches(model->state, NULL);
   *specs = fk_arena_calloc(arena, (size_t)*count + 1, sizeof **specs);
@@ -43,7 +45,12 @@ static fk_status make(fk_context *ctx, const fk_cache_spec *spec, int64_t first,
   *t = (fk_tensor){.device = {FK_DL_CPU, 0}, .ndim = ndim, .dtype = fk_dtype_from(type), .shape = dims};
   size_t bytes = fk_type_bytes(type, n);
   caches->bytes += bytes;
-  if (fk_context_backend(ctx) != FK_META) {
+  if (ctx->cuda) {
+    t->device = (fk_device){FK_DL_CUDA, fk_cuda_device_id(ctx->cuda)};
+    t->data = fk_arena_alloc(&caches->device, bytes, 256);
+    if (!t->data) return fk_fail_in(FK_ERROR_MEMORY, "cache %s", spec->name);
+    FK_TRY(fk_cuda_fill(ctx->cuda, t->data, 0, bytes));
+  } else if (fk_context_backend(ctx) != FK_META) {
     t->data = fk_arena_alloc(&caches->arena, bytes, 64);
     if (!t->data) return fk_fail_in(FK_ERROR_MEMORY, "cache %s", spec->name);
     memset(t->data, 0, bytes);
@@ -72,6 +79,7 @@ fk_status fk_caches_create(fk_context *ctx, const fk_model *model, int64_t num_b
   if (!model->class->sequence)
     return fk_fail(FK_ERROR_UNSUPPORTED, "%s: the model has no caches: it takes no steps", model->class->name);
   fk_arena_init(&caches->arena, &fk_host_memory, 1 << 16);
+  if (ctx->cuda) fk_arena_init(&caches->device, fk_cuda_memory(ctx->cuda), DEVICE_CHUNK);
   fk_status status = create(ctx, model, num_blocks, block_size, num_slots, caches);
   if (status) fk_caches_destroy(caches);
   return status;
@@ -79,5 +87,6 @@ fk_status fk_caches_create(fk_context *ctx, const fk_model *model, int64_t num_b
 
 void fk_caches_destroy(fk_caches *caches) {
   fk_arena_destroy(&caches->arena);
+  fk_arena_destroy(&caches->device);
   *caches = (fk_caches){0};
 }

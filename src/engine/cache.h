@@ -1,7 +1,8 @@
 /* Caches: the tensors that a sequence model keeps between steps, made from its own description.
  *
  * Paged caches have num_blocks * block_size rows, state caches num_slots entries. All begin as zeros: what a kernel
- * reads before it was written is defined. On meta only shapes exist. Owns its tensors and their memory. */
+ * reads before it was written is defined. On meta only shapes exist, on cuda they lie in GPU memory. Owns its tensors
+ * and their memory; to be destroyed before the context. */
 #ifndef FK_ENGINE_CACHE_H
 #define FK_ENGINE_CACHE_H
 
@@ -12,7 +13,7 @@ typedef struct fk_caches {
   bool has_state;      /* some cache is of the kind FK_CACHE_STATE */
   fk_tensor **tensors; /* for fk_batch.caches */
   size_t bytes;        /* of their content; on meta what it would be */
-  fk_arena arena;
+  fk_arena arena, device;
 } fk_caches;
 
 /* On failure nothing is left allocated. */

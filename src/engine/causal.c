@@ -79,8 +79,8 @@ static bool begins(const packing *p, int64_t row, int64_t column, int64_t in_row
 
 static fk_status pack(packing *p) {
   int64_t all = p->batch * p->length;
-  p->place = fk_scratch(p->ctx, (size_t)all * sizeof *p->place);
-  p->offsets = fk_scratch(p->ctx, (size_t)(all + 1) * sizeof *p->offsets);
+  p->place = fk_host_scratch(p->ctx, (size_t)all * sizeof *p->place);
+  p->offsets = fk_host_scratch(p->ctx, (size_t)(all + 1) * sizeof *p->offsets);
   if (!p->place || !p->offsets) return FK_ERROR_MEMORY;
   p->offsets[0] = 0;
   for (int64_t row = 0; row < p->batch; row++) {
@@ -100,8 +100,8 @@ static fk_status pack(packing *p) {
 static fk_status make_caches(const packing *p, int64_t num_blocks, fk_tensor ***caches) {
   const fk_sequence_ops *ops = p->model->class->sequence;
   int count = ops->caches(p->model->state, NULL);
-  fk_cache_spec *specs = fk_scratch(p->ctx, (size_t)count * sizeof *specs);
-  *caches = fk_scratch(p->ctx, (size_t)count * sizeof **caches);
+  fk_cache_spec *specs = fk_host_scratch(p->ctx, (size_t)count * sizeof *specs);
+  *caches = fk_host_scratch(p->ctx, (size_t)count * sizeof **caches);
   if (!specs || !*caches) return FK_ERROR_MEMORY;
   ops->caches(p->model->state, specs);
   for (int i = 0; i < count; i++) {
@@ -113,7 +113,7 @@ static fk_status make_caches(const packing *p, int64_t num_blocks, fk_tensor ***
     fk_tensor *t = fk_empty_shape(p->ctx, specs[i].type, shape, lead + specs[i].ndim);
     if (!t) return FK_ERROR_MEMORY;
     /* A sequence's state begins as zero; the rows of unused places are never read. */
-    if (t->data && specs[i].kind == FK_CACHE_STATE) memset(t->data, 0, fk_type_bytes(specs[i].type, fk_numel(t)));
+    if (specs[i].kind == FK_CACHE_STATE) FK_TRY(fk_zero(p->ctx, t));
     (*caches)[i] = t;
   }
   return FK_OK;
@@ -124,14 +124,14 @@ static fk_status make_batch(const packing *p, fk_batch *b) {
   int64_t width = (p->longest + BLOCK_SIZE - 1) / BLOCK_SIZE;
   fk_tensor **caches;
   FK_TRY(make_caches(p, p->seqs * width, &caches));
-  *b = (fk_batch){.input_ids = fk_empty(ctx, FK_I32, p->tokens),
-                  .positions = fk_empty(ctx, FK_I64, p->tokens),
-                  .cu_seqlens_q = fk_empty(ctx, FK_I32, p->seqs + 1),
-                  .seq_lens = fk_empty(ctx, FK_I32, p->seqs),
-                  .slot_mapping = fk_empty(ctx, FK_I64, p->tokens),
-                  .block_table = fk_empty(ctx, FK_I32, p->seqs, width),
-                  .state_slots = fk_empty(ctx, FK_I32, p->seqs),
-                  .logits_indices = fk_empty(ctx, FK_I32, p->tokens),
+  *b = (fk_batch){.input_ids = fk_host(ctx, FK_I32, p->tokens),
+                  .positions = fk_host(ctx, FK_I64, p->tokens),
+                  .cu_seqlens_q = fk_host(ctx, FK_I32, p->seqs + 1),
+                  .seq_lens = fk_host(ctx, FK_I32, p->seqs),
+                  .slot_mapping = fk_host(ctx, FK_I64, p->tokens),
+                  .block_table = fk_host(ctx, FK_I32, p->seqs, width),
+                  .state_slots = fk_host(ctx, FK_I32, p->seqs),
+                  .logits_indices = fk_host(ctx, FK_I32, p->tokens),
                   .caches = caches};
   if (!b->input_ids || !b->positions || !b->cu_seqlens_q || !b->seq_lens || !b->slot_mapping || !b->block_table ||
       !b->state_slots || !b->logits_indices)
@@ -174,7 +174,7 @@ fk_status fk_causal_forward(fk_context *ctx, const fk_model *model, const char *
   packing p = {.ctx = ctx, .model = model};
   FK_TRY(read_inputs(&p, inputs));
   int64_t columns = model->class->sequence->output_size(model->state);
-  fk_tensor *out = fk_empty(ctx, ctx->backend == FK_REF ? FK_F64 : FK_F32, p.batch, p.length, columns);
+  fk_tensor *out = fk_host(ctx, ctx->backend == FK_REF ? FK_F64 : FK_F32, p.batch, p.length, columns);
   if (!out) return FK_ERROR_MEMORY;
   fk_context_mark mark = fk_context_save(ctx);
   fk_tensor *rows = NULL;
@@ -184,6 +184,7 @@ fk_status fk_causal_forward(fk_context *ctx, const fk_model *model, const char *
     status = make_batch(&p, &batch);
     if (!status && !(rows = fk_empty(ctx, model->dtype, p.tokens, columns))) status = FK_ERROR_MEMORY;
     if (!status) status = fk_model_step(ctx, model, &batch, rows);
+    if (!status) status = fk_move_to_host(ctx, &rows);
   }
   if (!status) status = scatter(&p, rows, out);
   fk_context_rewind(ctx, mark);

@@ -37,6 +37,9 @@ fk_status fk_weight(fk_loader *l, fk_tensor **tensor, const int64_t *shape, int3
 /* The same in another dtype: numbers that must not be rounded to the model's. */
 fk_status fk_weight_as(fk_loader *l, fk_tensor **tensor, fk_type type, const int64_t *shape, int32_t ndim,
                        const char *name, ...) __attribute__((format(printf, 6, 7)));
+/* The second, always in host memory: numbers that load() itself reads. No task can use it on cuda. */
+fk_status fk_weight_host(fk_loader *l, fk_tensor **tensor, fk_type type, const int64_t *shape, int32_t ndim,
+                         const char *name, ...) __attribute__((format(printf, 6, 7)));
 /* The first again, NULL when the checkpoint has no such tensor (on meta and with random weights: as `present` says). */
 fk_status fk_weight_optional(fk_loader *l, fk_tensor **tensor, bool present, const int64_t *shape, int32_t ndim,
                              const char *name, ...) __attribute__((format(printf, 6, 7)));
@@ -49,7 +52,8 @@ bool fk_weight_exists(const fk_loader *l, const char *name);
 void fk_weight_ignore(fk_loader *l, const char *name, ...) __attribute__((format(printf, 2, 3)));
 /* Declares a tensor that must equal another if it is stored at all: a tied weight. */
 fk_status fk_weight_tied(fk_loader *l, const char *name, const char *to);
-/* A tensor that load() fills itself, in host memory of ref and cpu; its data is NULL on meta. */
+/* A tensor that load() fills itself, in host memory; its data is NULL on meta. On cuda its content moves to the GPU
+ * when load() has returned: then the host reads it no more. */
 fk_status fk_weight_table(fk_loader *l, fk_tensor **tensor, fk_type type, const int64_t *shape, int32_t ndim);
 
 #endif

@@ -16,12 +16,20 @@ struct fk_loader {
   int architecture;
   bool random;
   uint64_t seed;
+  fk_cuda *cuda; /* where the weights go; NULL for host devices */
+  void *scratch; /* for conversions on their way to the GPU; made when first used, freed by model.c */
+  /* Tables that load() fills in host memory and that finish() carries to the GPU. */
+  struct fk_load_table {
+    fk_tensor *tensor;
+    struct fk_load_table *next;
+  } * tables;
   /* Wrong tensors are collected, so that one run tells how much is wrong; the first one's message is kept. */
   int num_wrong;
   char *first_wrong;
 };
 
-/* Fails with the first wrong tensor and the number of the others, tensors that nobody asked for included. */
+/* Uploads tables. Fails with the first wrong tensor and the number of the others, tensors that nobody asked for
+ * included. */
 fk_status fk_loader_finish(fk_loader *l);
 
 #endif

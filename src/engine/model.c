@@ -9,7 +9,7 @@
 #include "engine/loader_state.h"
 #include "engine/step.h"
 
-enum { MAX_CONFIG_BYTES = 16 << 20, WEIGHT_CHUNK = 32 << 20 };
+enum { MAX_CONFIG_BYTES = 16 << 20, WEIGHT_CHUNK = 32 << 20, DEVICE_CHUNK = 128 << 20 };
 
 /* ---- Named tensors --------------------------------------------------------------------------------------- */
 
@@ -93,6 +93,7 @@ static fk_status load(fk_context *ctx, const fk_json *root, const fk_model_optio
                       fk_model *model) {
   fk_loader l = {.where = root->where, .config = root->node, .model = model, .checkpoint = checkpoint};
   l.backend = ctx->backend;
+  l.cuda = ctx->cuda;
   l.max_model_len = options->max_model_len;
   l.random = options->random_weights && !checkpoint;
   l.seed = options->seed;
@@ -105,8 +106,10 @@ static fk_status load(fk_context *ctx, const fk_json *root, const fk_model_optio
                    (long long)options->max_model_len);
   model->state = fk_arena_calloc(&model->arena, 1, model->class->state_size);
   if (!model->state) return FK_ERROR_MEMORY;
-  FK_TRY(model->class->load(&l, model->state));
-  FK_TRY(fk_loader_finish(&l));
+  fk_status status = model->class->load(&l, model->state);
+  if (!status) status = fk_loader_finish(&l);
+  free(l.scratch);
+  FK_TRY(status);
   return model->class->sequence ? fk_step_task(&model->arena, model->class, &model->step_task) : FK_OK;
 }
 
@@ -120,6 +123,7 @@ static fk_status open_json(fk_context *ctx, const json_t *config, const char *wh
     return fk_fail(FK_ERROR_MEMORY, "%s: cannot allocate a model", where);
   }
   fk_arena_init(&model->arena, &fk_host_memory, ctx->backend == FK_META ? 0 : WEIGHT_CHUNK);
+  if (ctx->cuda) fk_arena_init(&model->device, fk_cuda_memory(ctx->cuda), DEVICE_CHUNK);
   model->checkpoint = checkpoint;
   fk_status status = load(ctx, &root, options, checkpoint, model);
   if (status) {
@@ -194,6 +198,7 @@ void fk_model_close(fk_model *model) {
   if (!model) return;
   fk_checkpoint_close(model->checkpoint);
   fk_arena_destroy(&model->arena);
+  fk_arena_destroy(&model->device);
   free(model);
 }
 

@@ -3,8 +3,8 @@
  *
  * A model class is a folder models/<name>/ with model.c, which defines `const fk_model_class fk_model_<name>`; the
  * build collects them (models.gen.c). A model instance owns its arena (weights, tables) and keeps its checkpoint open.
- * Weights are views of the mapped file where dtype and layout agree, converted copies otherwise, shapes only on meta.
- */
+ * Weights are views of the mapped file where dtype and layout agree, converted copies otherwise, shapes only on meta;
+ * on cuda they lie in GPU memory, so that a model must be closed before its context is destroyed. */
 #ifndef FK_ENGINE_MODEL_H
 #define FK_ENGINE_MODEL_H
 
@@ -32,8 +32,9 @@ typedef struct fk_cache_spec {
   int64_t shape[4];
 } fk_cache_spec;
 
-/* One step over a batch of sequences, packed without padding. T tokens, B sequences; index tensors live on the host
- * for ref, cpu and meta. */
+/* One step over a batch of sequences, packed without padding. T tokens, B sequences. Index tensors live on the host: on
+ * cuda fk_model_step checks them there and takes them over in one transfer; those that are in GPU memory already are
+ * used as they are, unchecked but by the kernels. The ops' step() gets all of them where tasks can use them. */
 typedef struct fk_batch {
   fk_tensor *input_ids;      /* [T] int32 */
   fk_tensor *positions;      /* [T] int64: place of each token in its sequence */
@@ -49,7 +50,7 @@ typedef struct fk_batch {
 typedef struct fk_sequence_ops {
   /* Describes the caches; specs == NULL asks for their number only. */
   int (*caches)(const void *model, fk_cache_spec *specs);
-  /* Runs the batch; logits [N, output_size], of the model's dtype (float64 on ref). */
+  /* Runs the batch; logits [N, output_size], of the model's dtype (float64 on ref), in the device's memory. */
   fk_status (*step)(fk_context *ctx, const void *model, const fk_batch *batch, fk_tensor *logits);
   int64_t (*num_embeddings)(const void *model); /* input ids lie below it */
   int64_t (*vocab_size)(const void *model);     /* 0 for a model without head, which cannot generate */
@@ -69,7 +70,8 @@ typedef struct fk_model_class {
   size_t state_size;                /* bytes of the model's own struct, zeroed before load */
   /* Reads the configuration, binds every weight. */
   fk_status (*load)(fk_loader *loader, void *model);
-  /* The public reference's forward(): inputs and outputs named as there. Outputs are temporaries of ctx. */
+  /* The public reference's forward(): inputs and outputs named as there. Both are host tensors on every device (cuda
+   * takes float inputs from GPU memory too); outputs are temporaries of ctx. */
   fk_status (*forward)(fk_context *ctx, const fk_model *model, const fk_tensors *inputs, fk_tensors *outputs);
   const fk_sequence_ops *sequence; /* NULL when the model does not generate tokens */
 } fk_model_class;
@@ -93,7 +95,8 @@ struct fk_model {
   const fk_model_class *class;
   void *state; /* class->state_size bytes */
   fk_type dtype;
-  fk_arena arena;
+  fk_arena arena;           /* host side: descriptors, tables, converted weights */
+  fk_arena device;          /* GPU side, of a model on cuda */
   int64_t num_parameters;   /* elements of all weights; a tied weight counts once */
   const fk_task *step_task; /* the level-4 definition that recorders see; NULL when the model takes no steps */
   void *checkpoint;         /* fk_checkpoint * kept open under the weights, or NULL */

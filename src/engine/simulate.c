@@ -47,7 +47,8 @@ static fk_status run_step(fk_context *ctx, const fk_model *model, const fk_batch
   if (!best) return FK_ERROR_MEMORY;
   FK_TRY(fk_call(ctx, "argmax", logits, best));
   if (fk_context_backend(ctx) == FK_META) return FK_OK;
-  int32_t *list = fk_scratch(ctx, (size_t)n * sizeof *list);
+  FK_TRY(fk_move_to_host(ctx, &best));
+  int32_t *list = fk_host_scratch(ctx, (size_t)n * sizeof *list);
   if (!list) return FK_ERROR_MEMORY;
   for (int64_t i = 0; i < n; i++) list[i] = (int32_t)((const int64_t *)fk_data(best))[i];
   *tokens = list;

@@ -43,9 +43,14 @@ static int64_t at(const fk_tensor *t, int64_t i) {
   return fk_load_i64(fk_type_of(t), fk_data(t), i);
 }
 
-/* Every element of an integer tensor lies in [min, max]. On meta a tensor may have no data: nothing to check. */
+/* On meta a tensor may have no data, on cuda it may lie in GPU memory: nothing to check. */
+static bool is_readable(const fk_tensor *t) {
+  return t->data && t->device.type == FK_DL_CPU;
+}
+
+/* Every element of an integer tensor lies in [min, max]. */
 static fk_status check_range(const fk_tensor *t, const char *name, int64_t min, int64_t max) {
-  int64_t n = t->data ? fk_numel(t) : 0;
+  int64_t n = is_readable(t) ? fk_numel(t) : 0;
   for (int64_t i = 0; i < n; i++)
     if (at(t, i) < min || at(t, i) > max)
       return fk_fail(FK_ERROR_ARGUMENT, "%s[%lld]: expected a value from %lld to %lld, got %lld", name, (long long)i,
@@ -56,7 +61,7 @@ static fk_status check_range(const fk_tensor *t, const char *name, int64_t min, 
 /* Sequences cover the tokens in order, and each has the blocks that it needs. */
 static fk_status check_sequences(const fk_batch *b, int64_t num_blocks, int64_t block_size) {
   int64_t count = b->seq_lens->shape[0], tokens = b->input_ids->shape[0], width = b->block_table->shape[1];
-  if (!b->cu_seqlens_q->data || !b->seq_lens->data) return FK_OK;
+  if (!is_readable(b->cu_seqlens_q) || !is_readable(b->seq_lens)) return FK_OK;
   if (at(b->cu_seqlens_q, 0) != 0 || at(b->cu_seqlens_q, count) != tokens)
     return fk_fail(FK_ERROR_ARGUMENT, "cu_seqlens_q: expected to run from 0 to %lld tokens, got %lld to %lld",
                    (long long)tokens, (long long)at(b->cu_seqlens_q, 0), (long long)at(b->cu_seqlens_q, count));
@@ -67,7 +72,7 @@ static fk_status check_sequences(const fk_batch *b, int64_t num_blocks, int64_t 
                      "sequence %lld: expected 0 <= new tokens <= seq_len <= %lld (its blocks), got %lld new tokens and "
                      "seq_len %lld",
                      (long long)i, (long long)(width * block_size), (long long)added, (long long)length);
-    for (int64_t k = 0; b->block_table->data && k * block_size < length; k++) {
+    for (int64_t k = 0; is_readable(b->block_table) && k * block_size < length; k++) {
       int64_t block = at(b->block_table, i * fk_stride(b->block_table, 0) + k);
       if (block < 0 || block >= num_blocks)
         return fk_fail(FK_ERROR_ARGUMENT, "block_table[%lld, %lld]: expected a block from 0 to %lld, got %lld",
@@ -115,17 +120,61 @@ static fk_status check_batch(const fk_model *model, const fk_batch *b) {
 
 /* ---- Running --------------------------------------------------------------------------------------------- */
 
-static fk_status run(fk_context *ctx, const fk_model *model, const fk_batch *b, fk_tensor *logits) {
-  fk_context_mark mark = fk_context_save(ctx);
-  fk_status status = model->class->sequence->step(ctx, model->state, b, logits);
-  fk_context_rewind(ctx, mark); /* the step's temporaries end with it */
-  return status;
+enum { INDEX_TENSORS = 8, INDEX_ALIGN = 256 };
+
+static void index_tensors(fk_batch *b, fk_tensor **list[INDEX_TENSORS]) {
+  fk_tensor **const all[] = {&b->input_ids,    &b->positions,   &b->cu_seqlens_q, &b->seq_lens,
+                             &b->slot_mapping, &b->block_table, &b->state_slots,  &b->logits_indices};
+  memcpy(list, all, sizeof all);
 }
 
-fk_status fk_model_step(fk_context *ctx, const fk_model *model, const fk_batch *b, fk_tensor *logits) {
-  const char *name = model->class->name;
-  if (!model->class->sequence) return fk_fail(FK_ERROR_UNSUPPORTED, "%s: the model takes no steps", name);
-  if (ctx->unchecked && !ctx->recorder) return run(ctx, model, b, logits);
+/* Of a tensor that is to be carried over; 0 for others, malformed ones included: what binds them says what is wrong. */
+static size_t room_of(const fk_tensor *t) {
+  if (!t || t->device.type != FK_DL_CPU || t->ndim < 0 || t->ndim > FK_MAX_DIMS) return 0;
+  for (int32_t i = 0; i < t->ndim; i++)
+    if (t->shape[i] < 0 || t->shape[i] > INT32_MAX) return 0;
+  if (!t->data && fk_numel(t) > 0) return 0;
+  size_t bytes = fk_type_bytes(fk_type_of(t), fk_numel(t)) + 1; /* empty tensors too get a place */
+  return (bytes + INDEX_ALIGN - 1) / INDEX_ALIGN * INDEX_ALIGN;
+}
+
+/* The index tensors where tasks can use them: on cuda those of the host are carried over, all in one transfer. */
+static fk_status place_batch(fk_context *ctx, fk_batch *b) {
+  fk_tensor **list[INDEX_TENSORS];
+  size_t total = 0, offset = 0;
+  if (!ctx->cuda) return FK_OK;
+  index_tensors(b, list);
+  for (int i = 0; i < INDEX_TENSORS; i++) total += room_of(*list[i]);
+  if (total == 0) return FK_OK;
+  fk_tensor *packed = fk_host(ctx, FK_U8, (int64_t)total);
+  if (!packed) return FK_ERROR_MEMORY;
+  for (int i = 0; i < INDEX_TENSORS; i++) {
+    if (room_of(*list[i]) == 0) continue;
+    fk_tensor copy = {.data = (char *)packed->data + offset, .ndim = (*list[i])->ndim, .dtype = (*list[i])->dtype};
+    copy.device = (fk_device){FK_DL_CPU, 0};
+    copy.shape = (*list[i])->shape;
+    FK_TRY(fk_copy(*list[i], &copy));
+    offset += room_of(*list[i]);
+  }
+  FK_TRY(fk_move_to_device(ctx, &packed));
+  offset = 0;
+  for (int i = 0; i < INDEX_TENSORS; i++) {
+    fk_tensor *t = *list[i];
+    size_t room = room_of(t);
+    if (room == 0) continue;
+    *list[i] = fk_wrap(ctx, (char *)packed->data + offset, fk_type_of(t), t->shape, t->ndim, NULL);
+    if (!*list[i]) return FK_ERROR_MEMORY;
+    offset += room;
+  }
+  return FK_OK;
+}
+
+static fk_status run(fk_context *ctx, const fk_model *model, const fk_batch *given, fk_tensor *logits) {
+  fk_batch placed = *given;
+  const fk_batch *b = &placed;
+  fk_status (*step)(fk_context *, const void *, const fk_batch *, fk_tensor *) = model->class->sequence->step;
+  FK_TRY(place_batch(ctx, &placed));
+  if (ctx->unchecked && !ctx->recorder) return step(ctx, model->state, b, logits);
   const fk_task *task = model->step_task;
   const fk_any args[] = {
       fk_any_tensor(b->input_ids),   fk_any_tensor(b->positions),      fk_any_tensor(b->cu_seqlens_q),
@@ -134,13 +183,21 @@ fk_status fk_model_step(fk_context *ctx, const fk_model *model, const fk_batch *
   fk_binding binding;
   FK_TRY(fk_bind(task, ctx->backend, args, sizeof args / sizeof *args, &binding));
   if (!ctx->unchecked) {
-    fk_status status = check_batch(model, b);
-    if (status) return fk_fail_in(status, "%s", name);
+    fk_status status = check_batch(model, given);
+    if (status) return fk_fail_in(status, "%s", model->class->name);
   }
   fk_recorder *recorder = ctx->recorder;
-  if (!recorder) return run(ctx, model, b, logits);
+  if (!recorder) return step(ctx, model->state, b, logits);
   fk_status status = FK_OK;
-  if (recorder->enter(recorder, ctx, task, args, &binding)) status = run(ctx, model, b, logits);
+  if (recorder->enter(recorder, ctx, task, args, &binding)) status = step(ctx, model->state, b, logits);
   recorder->leave(recorder, ctx, task, args, status);
+  return status;
+}
+
+fk_status fk_model_step(fk_context *ctx, const fk_model *model, const fk_batch *batch, fk_tensor *logits) {
+  if (!model->class->sequence) return fk_fail(FK_ERROR_UNSUPPORTED, "%s: the model takes no steps", model->class->name);
+  fk_context_mark mark = fk_context_save(ctx);
+  fk_status status = run(ctx, model, batch, logits);
+  fk_context_rewind(ctx, mark); /* the step's temporaries end with it */
   return status;
 }
