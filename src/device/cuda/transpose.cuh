@@ -1,0 +1,132 @@
+/* Transposed copies of matrices, bit by bit: out[c][r] = in[r][c] for every matrix of a batch.
+ *
+ * A block moves a tile of 64 x 64 elements through shared memory: packs of 16 bytes on both sides where the layout
+ * allows it. */
+#pragma once
+
+#include "device/cuda/kernel.cuh"
+
+/* The batch has two dimensions, of sizes batch / inner and inner. Strides are in elements. */
+typedef struct fk_transpose {
+  const void *in;
+  void *out;
+  int64_t batch, inner, rows, columns;
+  int64_t in_outer, in_inner, in_row; /* from matrix to matrix, and from row to row */
+  int64_t out_outer, out_inner, out_row;
+  int64_t row_tiles, column_tiles;
+} fk_transpose;
+
+enum { FK_TILE_SIDE = 64 };
+
+/* Where a block works: the first row and column of its tile, with the pointers moved to its matrix. */
+template <typename E>
+static __device__ __forceinline__ void fk_transpose_place(const fk_transpose &t, int64_t tile_rows,
+                                                          int64_t tile_columns, const E **in, E **out, int64_t *row,
+                                                          int64_t *column) {
+  int64_t tile = blockIdx.x, matrix = tile / (t.row_tiles * t.column_tiles);
+  tile -= matrix * t.row_tiles * t.column_tiles;
+  *row = tile / t.column_tiles * tile_rows;
+  *column = tile % t.column_tiles * tile_columns;
+  int64_t outer = matrix / t.inner, inner = matrix % t.inner;
+  *in = (const E *)t.in + outer * t.in_outer + inner * t.in_inner;
+  *out = (E *)t.out + outer * t.out_outer + inner * t.out_inner;
+}
+
+/* Rows and columns are multiples of a pack, and so are all strides. The pitch of the tile makes both sides free of bank
+ * conflicts (for 2 bytes) or nearly so: words are written along rows, elements are gathered along columns. */
+template <typename E>
+static __global__ void __launch_bounds__(256) fk_transpose_packed(const __grid_constant__ fk_transpose t) {
+  constexpr int N = 16 / sizeof(E), PITCH = FK_TILE_SIDE + 4 / sizeof(E), PER_ROW = FK_TILE_SIDE / N;
+  constexpr int PACKS = FK_TILE_SIDE * PER_ROW, RUN = sizeof(E) == 2 ? 4 : 8;
+  __shared__ alignas(16) E tile[FK_TILE_SIDE * PITCH];
+  const E *in;
+  E *out;
+  int64_t row, column;
+  fk_transpose_place(t, FK_TILE_SIDE, FK_TILE_SIDE, &in, &out, &row, &column);
+  fk_wait_previous();
+  uint4 kept[PACKS / 256];
+#pragma unroll
+  for (int k = 0; k < PACKS / 256; k++) {
+    int p = k * 256 + (int)threadIdx.x, r = p / PER_ROW, c = p % PER_ROW * N;
+    if (row + r < t.rows && column + c < t.columns)
+      kept[k] = *reinterpret_cast<const uint4 *>(in + (row + r) * t.in_row + column + c);
+  }
+#pragma unroll
+  for (int k = 0; k < PACKS / 256; k++) {
+    int p = k * 256 + (int)threadIdx.x, r = p / PER_ROW, c = p % PER_ROW * N;
+    uint32_t *to = reinterpret_cast<uint32_t *>(tile + r * PITCH + c);
+    if (row + r < t.rows && column + c < t.columns) {
+      to[0] = kept[k].x;
+      to[1] = kept[k].y;
+      to[2] = kept[k].z;
+      to[3] = kept[k].w;
+    }
+  }
+  __syncthreads();
+  fk_let_next_start();
+#pragma unroll
+  for (int k = 0; k < PACKS / 256; k++) {
+    /* RUN packs of one output row by neighbours, then the next output row. */
+    int p = k * 256 + (int)threadIdx.x, c = p / RUN % FK_TILE_SIDE, r = (p % RUN + p / RUN / FK_TILE_SIDE * RUN) * N;
+    if (row + r >= t.rows || column + c >= t.columns) continue;
+    fk_pack<E> v;
+#pragma unroll
+    for (int i = 0; i < N; i++) v.at[i] = tile[(r + i) * PITCH + c];
+    fk_store_pack(out + (column + c) * t.out_row + row + r, v);
+  }
+}
+
+/* Any layout, element by element, in tiles of 32 x 32. */
+template <typename E>
+static __global__ void __launch_bounds__(256) fk_transpose_any(const __grid_constant__ fk_transpose t) {
+  __shared__ E tile[32][33];
+  const E *in;
+  E *out;
+  int64_t row, column;
+  fk_transpose_place(t, 32, 32, &in, &out, &row, &column);
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  fk_wait_previous();
+  for (int r = warp; r < 32; r += 8)
+    if (row + r < t.rows && column + lane < t.columns) tile[r][lane] = in[(row + r) * t.in_row + column + lane];
+  __syncthreads();
+  for (int c = warp; c < 32; c += 8)
+    if (row + lane < t.rows && column + c < t.columns) out[(column + c) * t.out_row + row + lane] = tile[lane][c];
+}
+
+template <typename E>
+static fk_status fk_transpose_launch(fk_context *ctx, fk_transpose t) {
+  constexpr int64_t N = 16 / sizeof(E);
+  int64_t together = t.in_outer | t.in_inner | t.in_row | t.out_outer | t.out_inner | t.out_row | t.rows | t.columns;
+  bool packed = together % N == 0 && ((uintptr_t)t.in | (uintptr_t)t.out) % 16 == 0;
+  int64_t side = packed ? FK_TILE_SIDE : 32;
+  t.row_tiles = fk_ceil_div(t.rows, side), t.column_tiles = fk_ceil_div(t.columns, side);
+  int64_t blocks = t.batch * t.row_tiles * t.column_tiles;
+  if (blocks > INT32_MAX) return fk_fail(FK_ERROR_UNSUPPORTED, "cuda: %lld tiles are too many", (long long)blocks);
+  if (packed) return fk_launch_early(ctx, fk_transpose_packed<E>, dim3((unsigned)blocks), dim3(256), 0, t);
+  return fk_launch_early(ctx, fk_transpose_any<E>, dim3((unsigned)blocks), dim3(256), 0, t);
+}
+
+/* Between images [N, C, H, W] and [N, H, W, C]; from_channels says which of the two `in` is. */
+static inline fk_status fk_transpose_images(fk_context *ctx, const fk_tensor *in, const fk_tensor *out,
+                                            bool from_channels) {
+  if (fk_numel(in) == 0) return FK_OK;
+  const fk_tensor *first = from_channels ? in : out, *last = from_channels ? out : in;
+  int64_t channels = fk_size(first, 1), height = fk_size(first, 2), width = fk_size(first, 3);
+  int64_t first_line = fk_stride(first, 2), last_line = fk_stride(last, 1), last_pixel = fk_stride(last, 2);
+  /* Lines that follow each other on both sides are one line. */
+  if ((first_line == width || height == 1) && (last_line == width * last_pixel || height == 1))
+    width *= height, height = 1;
+  fk_transpose t = {};
+  t.in = fk_data(in), t.out = fk_data(out);
+  t.batch = fk_size(first, 0) * height, t.inner = height;
+  t.rows = from_channels ? channels : width;
+  t.columns = from_channels ? width : channels;
+  t.in_outer = fk_stride(in, 0), t.out_outer = fk_stride(out, 0);
+  int64_t first_inner = height == 1 ? 0 : first_line, last_inner = height == 1 ? 0 : last_line;
+  t.in_inner = from_channels ? first_inner : last_inner;
+  t.out_inner = from_channels ? last_inner : first_inner;
+  t.in_row = from_channels ? fk_stride(in, 1) : last_pixel;
+  t.out_row = from_channels ? last_pixel : fk_stride(out, 1);
+  if (in->dtype.bits == 32) return fk_transpose_launch<uint32_t>(ctx, t);
+  return fk_transpose_launch<uint16_t>(ctx, t);
+}
