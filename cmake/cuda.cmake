@@ -36,7 +36,7 @@ find_package(CUDAToolkit REQUIRED)
 file(GLOB FK_CUDA_FILES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/*/*/*.cu ${CMAKE_SOURCE_DIR}/blocks/*/*/*.cu
      ${CMAKE_SOURCE_DIR}/src/device/cuda/*.cu)
 set(FK_CUDA_FLAGS --Werror=all-warnings -Xfatbin=-compress-all
-    -Xcompiler=-Wall,-Wextra,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics)
+    -Xcompiler=-Wall,-Wextra,-Wno-missing-field-initializers,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics)
 add_library(fk_cuda OBJECT ${FK_CUDA_FILES})
 add_dependencies(fk_cuda fk_generate)
 target_include_directories(fk_cuda PRIVATE include src ${FK_GENERATED})

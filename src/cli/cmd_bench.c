@@ -10,12 +10,13 @@
 #include "judge/result.h"
 
 static const cli_option options[] = {
-    {"candidate", "FILE", "a kernel, .so or .c; may be repeated. Without one the baseline is timed alone"},
+    {"candidate", "FILE", "a kernel: .so, .c or .cu; may be repeated. Without one the baseline is timed alone"},
     {"captures", "FILE", "cases captured from a model (fastkernels capture)"},
     {"cases", "FILE|JSON", "cases in a file, or one case in JSON"},
     {"task", "NAME", "only this task; may be repeated. Needed for --cases that name none"},
     {"level", "N", "only tasks of this level"},
-    {"device", "DEVICE", "cpu"},
+    {"device", "DEVICE", "cpu (default) or cuda"},
+    {"gpu", "N", "with --device cuda: which GPU (0)"},
     {"dtype", "DTYPE", "for tensors whose dtype a case does not name"},
     {"rounds", "N", "blocks of samples to aim for (15)"},
     {"budget", "MS", "milliseconds per case (1000); at least 5 blocks are always taken"},
@@ -42,25 +43,42 @@ static const cli_spec spec = {
 typedef struct settings {
   const char *tasks[CLI_MAX_VALUES], *candidates[CLI_MAX_VALUES];
   int num_tasks, num_candidates;
-  int64_t level, rounds, budget, max_cases, timeout, memory, threads;
+  int64_t level, rounds, budget, max_cases, timeout, memory, threads, gpu;
+  fk_backend backend;
+  int compute_capability; /* of the GPU */
   fk_type dtype;
 } settings;
 
 static bool read_settings(const cli *c, settings *s) {
-  fk_backend backend = FK_CPU;
-  *s = (settings){.rounds = 15, .budget = 1000, .max_cases = 4, .timeout = 10, .memory = 4096};
+  *s = (settings){.backend = FK_CPU, .rounds = 15, .budget = 1000, .max_cases = 4, .timeout = 10, .memory = 4096};
   s->threads = sysconf(_SC_NPROCESSORS_ONLN);
   s->num_tasks = cli_values(c, "task", s->tasks);
   s->num_candidates = cli_values(c, "candidate", s->candidates);
-  if (!cli_backend(c, "device", &backend) || !cli_type(c, "dtype", &s->dtype)) return false;
-  if (backend != FK_CPU) {
-    cli_fail(c, "--device: only cpu can be judged by this build");
+  if (!cli_backend(c, "device", &s->backend) || !cli_type(c, "dtype", &s->dtype)) return false;
+  if (s->backend != FK_CPU && s->backend != FK_CUDA) {
+    cli_fail(c, "--device: expected cpu or cuda, got %s", fk_backend_name(s->backend));
+    return false;
+  }
+  if (cli_value(c, "gpu") && s->backend != FK_CUDA) {
+    cli_fail(c, "--gpu: only with --device cuda");
     return false;
   }
   return cli_int(c, "level", 1, 4, &s->level) && cli_int(c, "rounds", FK_MIN_ROUNDS, FK_MAX_ROUNDS, &s->rounds) &&
          cli_int(c, "budget", 1, 3600000, &s->budget) && cli_int(c, "max-cases", 1, 100000, &s->max_cases) &&
          cli_int(c, "timeout", 1, 86400, &s->timeout) && cli_int(c, "memory", 0, 1 << 24, &s->memory) &&
-         cli_int(c, "threads", 1, 1024, &s->threads);
+         cli_int(c, "threads", 1, 1024, &s->threads) && cli_int(c, "gpu", 0, 1023, &s->gpu);
+}
+
+/* Is there such a GPU, and what is it? Asked before anything is compiled for it. */
+static fk_status look_at_gpu(settings *s) {
+  fk_cuda *cuda;
+  fk_cuda_info info;
+  if (s->backend != FK_CUDA) return FK_OK;
+  FK_TRY(fk_cuda_create((int)s->gpu, &cuda));
+  fk_status status = fk_cuda_describe(cuda, &info);
+  s->compute_capability = info.compute_capability;
+  fk_cuda_destroy(cuda);
+  return status;
 }
 
 /* The task that nameless cases are for: the one of --task, or of the only candidate with a single task. */
@@ -98,7 +116,8 @@ static int load(const cli *c, fk_arena *arena, const settings *s, fk_bench *b, f
   for (int i = 0; i < s->num_tasks; i++)
     if (!fk_task_find(s->tasks[i])) return cli_error(c);
   for (int i = 0; i < s->num_candidates; i++, b->num_candidates++)
-    if (fk_candidate_open(arena, s->candidates[i], cli_value(c, "include"), &b->candidates[i]) != FK_OK)
+    if (fk_candidate_open(arena, s->candidates[i], cli_value(c, "include"), s->compute_capability, &b->candidates[i]) !=
+        FK_OK)
       return cli_error(c);
   const fk_task *task = implied_task(s, b->candidates);
   if (fk_job_list_load(arena, captures ? captures : cases, task, w) != FK_OK) return cli_error(c);
@@ -132,10 +151,15 @@ static int judge(const cli *c, const settings *s, fk_arena *arena, fk_job_list *
   int status = load(c, arena, s, b, w);
   if (status) return status;
   b->workload = w;
-  b->options = (fk_grade_options){
-      .rounds = (int)s->rounds,
-      .budget_seconds = (double)s->budget / 1000,
-      .limits = {(double)s->timeout, (uint64_t)s->memory << 20, (int)s->threads, fk_flush_bytes(&b->flush_what)}};
+  b->options = (fk_grade_options){.rounds = (int)s->rounds,
+                                  .budget_seconds = (double)s->budget / 1000,
+                                  .limits = {.timeout_seconds = (double)s->timeout,
+                                             .memory_bytes = (uint64_t)s->memory << 20,
+                                             .threads = (int)s->threads,
+                                             .flush_bytes = fk_flush_bytes(&b->flush_what),
+                                             .backend = s->backend,
+                                             .device_id = (int)s->gpu}};
+  if (s->backend == FK_CUDA) b->flush_what = "3 x L2 of the GPU";
   if (!cli_flag(c, "no-ceilings") && fk_bench_measure(b) != FK_OK) return cli_error(c);
   b->progress = isatty(STDERR_FILENO) ? stderr : NULL;
   if (fk_bench_run(arena, b) != FK_OK) return cli_error(c);
@@ -155,6 +179,7 @@ int fk_cmd_bench(int argc, char **argv) {
   if (!cli_parse(&c, &spec, argc, argv, &status)) return status;
   if (!read_settings(&c, &s)) return 2;
   if (!cli_value(&c, "captures") == !cli_value(&c, "cases")) return cli_fail(&c, "give either --captures or --cases");
+  if (look_at_gpu(&s) != FK_OK) return cli_error(&c);
   fk_arena_init(&arena, &fk_host_memory, 0);
   fk_bench *b = calloc(1, sizeof *b);
   if (b) b->candidates = calloc(CLI_MAX_VALUES, sizeof *b->candidates);

@@ -29,4 +29,12 @@ typedef struct fk_gemm_ceiling {
 /* The better of the CPU baseline's float32 linear and, where linked, OpenBLAS, on square matrices. */
 fk_status fk_measure_gemm(double seconds, fk_gemm_ceiling *ceiling);
 
+typedef struct fk_cuda_ceilings {
+  double bytes_per_second; /* of a copy within the GPU's memory: read plus written */
+  double flops_per_second; /* of the linear task on square bfloat16 matrices of 8192 */
+} fk_cuda_ceilings;
+
+/* On a cuda context, in a few tens of milliseconds. */
+fk_status fk_measure_cuda(fk_context *ctx, fk_cuda_ceilings *ceilings);
+
 #endif

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "device/cuda.h"
 #include "judge/candidate.h"
 #include "judge/grader.h"
 #include "judge/job_list.h"
@@ -27,6 +28,7 @@ typedef struct fk_bench_ceilings {
   double bytes_per_second, flops_per_second;
   const char *by; /* what reached the FLOPs */
   int threads;
+  fk_cuda_info gpu; /* of a run on a GPU; its name is "" otherwise */
 } fk_bench_ceilings;
 
 typedef struct fk_bench {
@@ -43,7 +45,7 @@ typedef struct fk_bench {
   FILE *progress; /* where a progress line goes; NULL: nowhere */
 } fk_bench;
 
-/* Measures the ceilings with the threads of the options, for about a second. */
+/* Measures the ceilings of the device that the options name, for about a second. */
 fk_status fk_bench_measure(fk_bench *bench);
 
 /* The least time that the ceilings allow for a case's call, over ns; NaN when they were not measured. */

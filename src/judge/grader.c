@@ -64,8 +64,9 @@ static fk_outcome sample(grading *g, arm *a, bool timed, int64_t *ns) {
   int64_t mine = 0;
   *ns = 0;
   memcpy(a->session.buffer, g->inputs, g->plan.bytes);
-  fk_outcome outcome = timed ? fk_session_flush(&a->session) : FK_RAN;
+  fk_outcome outcome = timed || a->session.on_gpu ? fk_session_flush(&a->session) : FK_RAN;
   if (outcome == FK_RAN) outcome = fk_session_run(&a->session, ns, &mine);
+  if (outcome == FK_RAN) outcome = fk_session_fetch(&a->session);
   if (outcome != FK_RAN) return outcome;
   memcpy(a->answer, a->session.buffer, g->plan.bytes);
   fk_plan_frame(&g->plan, a->answer, &a->frame);

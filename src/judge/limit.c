@@ -4,6 +4,7 @@
 #include <omp.h>
 #endif
 
+#include "core/context.h"
 #include "engine/ceilings.h"
 #include "judge/bench.h"
 
@@ -20,7 +21,26 @@ static fk_status measure(fk_bench_ceilings *c) {
   return FK_OK;
 }
 
+static fk_status measure_gpu(const fk_bench *b, fk_bench_ceilings *c) {
+  fk_context *ctx;
+  fk_cuda_ceilings gpu;
+  fk_context_options options = {.backend = FK_CUDA, .device_id = b->options.limits.device_id};
+  FK_TRY(fk_context_create(&options, &ctx));
+  fk_status status = fk_cuda_describe(fk_context_cuda(ctx), &c->gpu);
+  if (!status) status = fk_measure_cuda(ctx, &gpu);
+  fk_context_destroy(ctx);
+  FK_TRY(status);
+  c->bytes_per_second = gpu.bytes_per_second;
+  c->flops_per_second = gpu.flops_per_second;
+  c->by = "linear (bfloat16)";
+  return FK_OK;
+}
+
 fk_status fk_bench_measure(fk_bench *b) {
+  if (b->options.limits.backend == FK_CUDA) {
+    b->ceilings = (fk_bench_ceilings){.threads = b->options.limits.threads};
+    return measure_gpu(b, &b->ceilings);
+  }
   b->ceilings = (fk_bench_ceilings){.threads = b->options.limits.threads};
 #ifdef _OPENMP
   int before = omp_get_max_threads();

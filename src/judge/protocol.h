@@ -3,7 +3,10 @@
  *
  * The grader writes the header before the runner starts and never reads it back: everything it judges by (shapes,
  * offsets, seeds) it keeps for itself. From the shared buffer it takes nothing but the bytes of tensors, and from the
- * socket nothing but whole messages whose nonce is the one it just sent. */
+ * socket nothing but whole messages whose nonce is the one it just sent.
+ *
+ * On a GPU the buffer has a twin in the GPU's memory: FLUSH copies the whole buffer there, FETCH copies it back, and
+ * RUN between them is only the call. */
 #ifndef FK_JUDGE_PROTOCOL_H
 #define FK_JUDGE_PROTOCOL_H
 
@@ -25,9 +28,10 @@ typedef struct fk_shared_header {
   char task[128];
   char candidate[4096]; /* path of a shared object; empty: the built-in baseline */
   int32_t num_args, threads;
-  uint64_t flush_bytes;  /* walked before each sample */
-  uint64_t memory_bytes; /* address space limit, 0 = none */
-  uint64_t cpu_seconds;  /* 0 = none */
+  int32_t backend, device_id; /* FK_CPU or FK_CUDA; of cuda: which GPU */
+  uint64_t flush_bytes;       /* walked before each sample */
+  uint64_t memory_bytes;      /* address space limit, 0 = none */
+  uint64_t cpu_seconds;       /* 0 = none */
   fk_any attributes[FK_MAX_ARGS];
   fk_shared_tensor tensors[FK_MAX_ARGS];
 } fk_shared_header;
@@ -35,9 +39,10 @@ typedef struct fk_shared_header {
 typedef enum fk_message_kind {
   FK_MESSAGE_READY = 1, /* runner: loaded and sandboxed; text says what of the sandbox is missing */
   FK_MESSAGE_REFUSED,   /* runner: cannot load; text says why */
-  FK_MESSAGE_FLUSH,     /* grader: walk the caches out; answered by the same kind */
+  FK_MESSAGE_FLUSH,     /* grader: take the inputs, walk the caches out; answered by the same kind */
   FK_MESSAGE_RUN,       /* grader: one call */
-  FK_MESSAGE_DONE       /* runner: rc of the call, its nanoseconds, its error */
+  FK_MESSAGE_DONE,      /* runner: rc of the call, its nanoseconds, its error */
+  FK_MESSAGE_FETCH      /* grader: bring the answer into the shared memory; answered by the same kind. Only of cuda */
 } fk_message_kind;
 
 typedef struct fk_message {

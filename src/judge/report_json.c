@@ -55,6 +55,13 @@ static json_t *environment_json(void) {
                    "commit", FK_GIT_COMMIT, "kernel", os.release, "date", date);
 }
 
+static json_t *gpu_json(const fk_cuda_info *gpu) {
+  return json_pack("{s:s, s:i, s:i, s:I, s:I, s:i, s:i, s:s, s:s}", "name", gpu->name, "compute_capability",
+                   gpu->compute_capability, "sms", gpu->num_sms, "memory_bytes", (json_int_t)gpu->memory_bytes,
+                   "l2_bytes", (json_int_t)gpu->l2_bytes, "driver", gpu->driver_version, "runtime",
+                   gpu->runtime_version, "cublaslt", gpu->cublaslt, "cudnn", gpu->cudnn);
+}
+
 /* ---- Cases ----------------------------------------------------------------------------------------------- */
 
 static json_t *errors_json(const fk_errors *e) {
@@ -143,7 +150,9 @@ json_t *fk_bench_json(const fk_bench *b) {
   json_t *json = json_object(), *rows = json_array(), *limits = json_object();
   const fk_limits *l = &b->options.limits;
   json_object_set_new(json, "format", json_string("fastkernels-bench/1"));
-  json_object_set_new(json, "environment", environment_json());
+  json_t *environment = environment_json();
+  if (*b->ceilings.gpu.name) json_object_set_new(environment, "gpu", gpu_json(&b->ceilings.gpu));
+  json_object_set_new(json, "environment", environment);
   json_object_set_new(json, "source", json_string(b->workload->source));
   json_object_set_new(json, "model", json_string(b->workload->model));
   json_object_set_new(json, "workload", json_string(b->workload->workload));
@@ -153,6 +162,7 @@ json_t *fk_bench_json(const fk_bench *b) {
   json_object_set_new(limits, "rounds", json_integer(b->options.rounds));
   json_object_set_new(limits, "budget_seconds", number(b->options.budget_seconds));
   json_object_set_new(limits, "flush_bytes", json_integer((json_int_t)l->flush_bytes));
+  json_object_set_new(limits, "device", json_string(fk_backend_name(l->backend)));
   json_object_set_new(limits, "flush", json_string(b->flush_what));
   json_object_set_new(json, "limits", limits);
   if (b->ceilings.bytes_per_second > 0) json_object_set_new(json, "ceilings", ceilings_json(&b->ceilings));

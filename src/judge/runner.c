@@ -13,6 +13,7 @@
 
 #include "core/context.h"
 #include "judge/protocol.h"
+#include "judge/runner_gpu.h"
 #include "judge/sandbox.h"
 
 typedef struct runner {
@@ -23,6 +24,7 @@ typedef struct runner {
   const fk_task *task;
   fk_any args[FK_MAX_ARGS];
   fk_tensor tensors[FK_MAX_ARGS];
+  fk_runner_gpu *gpu; /* NULL when the call runs on the processor */
 } runner;
 
 static int64_t now(void) {
@@ -69,8 +71,9 @@ static void make_args(runner *r) {
     if (!t->given) continue;
     memcpy(shapes[i], t->shape, sizeof shapes[i]);
     memcpy(strides[i], t->strides, sizeof strides[i]);
-    r->tensors[i] = (fk_tensor){.data = r->buffer + t->data,
-                                .device = {FK_DL_CPU, 0},
+    char *base = r->gpu ? fk_runner_gpu_base(r->gpu) : r->buffer;
+    r->tensors[i] = (fk_tensor){.data = base + t->data,
+                                .device = {r->gpu ? FK_DL_CUDA : FK_DL_CPU, r->gpu ? h->device_id : 0},
                                 .ndim = t->ndim,
                                 .dtype = fk_dtype_from((fk_type)t->type),
                                 .shape = shapes[i],
@@ -90,8 +93,9 @@ static fk_message run_once(runner *r) {
   make_args(r);
   fk_context_reset(r->ctx);
   int64_t start = now();
-  fk_status status = fk_call_task(r->ctx, r->task, r->args, r->header.num_args);
-  m.nanoseconds = now() - start;
+  fk_status status = r->gpu ? fk_runner_gpu_run(r->gpu, r->task, r->args, &m.nanoseconds)
+                            : fk_call_task(r->ctx, r->task, r->args, r->header.num_args);
+  if (!r->gpu) m.nanoseconds = now() - start;
   m.rc = status;
   if (status) snprintf(m.text, sizeof m.text, "%s", fk_last_error());
   return m;
@@ -106,7 +110,12 @@ static int serve(runner *r) {
     if (n != (ssize_t)sizeof m) return 0;
     uint64_t nonce = m.nonce;
     if (m.kind == FK_MESSAGE_FLUSH) {
-      walk(r);
+      if (!r->gpu)
+        walk(r);
+      else if (fk_runner_gpu_take(r->gpu, r->buffer) != FK_OK)
+        return 2;
+    } else if (m.kind == FK_MESSAGE_FETCH && r->gpu) {
+      if (fk_runner_gpu_give(r->gpu, r->buffer) != FK_OK) return 2;
     } else if (m.kind == FK_MESSAGE_RUN) {
       m = run_once(r);
     } else {
@@ -122,14 +131,21 @@ int fk_runner_main(void) {
   fk_message ready = {.kind = FK_MESSAGE_READY};
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (!map_shared(&r)) return refuse("runner: the shared memory is not what it should be");
-  fk_context_options options = {.backend = FK_CPU, .num_threads = r.header.threads, .unchecked = true};
+  bool with_gpu = r.header.backend == FK_CUDA;
+  fk_context_options options = {.backend = with_gpu ? FK_CUDA : FK_CPU,
+                                .num_threads = r.header.threads,
+                                .device_id = r.header.device_id,
+                                .unchecked = true};
   r.task = fk_task_find(r.header.task);
   if (!r.task || fk_context_create(&options, &r.ctx) != FK_OK) return refuse(fk_last_error());
+  if (with_gpu && fk_runner_gpu_open(r.ctx, r.header.length, *r.header.candidate != 0, &r.gpu) != FK_OK)
+    return refuse(fk_last_error());
+  if (with_gpu) r.header.flush_bytes = 0; /* the GPU's caches are flushed there */
   r.flush = malloc(r.header.flush_bytes + 64);
   if (!r.flush) return refuse("runner: no memory for the cache walk");
   memset(r.flush, 1, r.header.flush_bytes + 64);
   walk(&r); /* also starts the threads */
-  fk_sandbox_enter(r.header.memory_bytes, r.header.cpu_seconds, ready.text, sizeof ready.text);
+  fk_sandbox_enter(r.header.memory_bytes, r.header.cpu_seconds, with_gpu, ready.text, sizeof ready.text);
   /* Its constructors run in here, so the sandbox comes first. */
   if (*r.header.candidate && fk_override(r.ctx, r.header.task, r.header.candidate) != FK_OK)
     return refuse(fk_last_error());

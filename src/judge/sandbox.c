@@ -104,6 +104,29 @@ static const int forbidden[] = {SYS_execve,
 #endif
 };
 
+/* Calls that a CUDA driver or a library's cache may make in good faith: they fail, the process lives. */
+static bool is_file_call(int number) {
+  static const int calls[] = {
+    SYS_unlinkat,
+    SYS_renameat2,
+    SYS_mkdirat,
+    SYS_mknodat,
+    SYS_fchmodat,
+    SYS_ftruncate,
+    SYS_fallocate,
+    SYS_memfd_create,
+#if defined(__x86_64__)
+    SYS_unlink,
+    SYS_rename,
+    SYS_mkdir,
+    SYS_chmod
+#endif
+  };
+  for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
+    if (calls[i] == number) return true;
+  return false;
+}
+
 typedef struct program {
   struct sock_filter code[256];
   unsigned short count;
@@ -119,12 +142,12 @@ static void on_call(program *p, int number, uint32_t action) {
   emit(p, (struct sock_filter)RETURN(action));
 }
 
-/* if (system call == number && (argument & mask) has a bit != any) kill: any false kills when no bit is set. */
-static void on_call_bits(program *p, int number, uint32_t arg, uint32_t mask, bool kill_when_set) {
+/* if (system call == number && (argument & mask) has a bit == kill_when_set) return action, else allow. */
+static void on_call_bits(program *p, int number, uint32_t arg, uint32_t mask, bool kill_when_set, uint32_t action) {
   emit(p, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)number, 0, 4));
   emit(p, (struct sock_filter)LOAD_ARG(arg));
   emit(p, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, mask, kill_when_set ? 0 : 1, kill_when_set ? 1 : 0));
-  emit(p, (struct sock_filter)RETURN(SECCOMP_KILL));
+  emit(p, (struct sock_filter)RETURN(action));
   emit(p, (struct sock_filter)RETURN(SECCOMP_RET_ALLOW));
 }
 
@@ -137,9 +160,10 @@ static void on_call_other(program *p, int number, uint32_t value) {
   emit(p, (struct sock_filter)RETURN(SECCOMP_RET_ALLOW));
 }
 
-static int install_filter(void) {
+static int install_filter(bool with_gpu) {
   const uint32_t writing = O_WRONLY | O_RDWR | O_CREAT | O_TRUNC | O_APPEND;
   const uint32_t refuse = SECCOMP_RET_ERRNO | ENOSYS;
+  const uint32_t on_writing = with_gpu ? SECCOMP_RET_ERRNO | EACCES : SECCOMP_KILL;
   program p = {.count = 0};
   emit(&p, (struct sock_filter)LOAD(arch));
   emit(&p, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCHITECTURE, 1, 0));
@@ -149,15 +173,16 @@ static int install_filter(void) {
   /* The x32 numbers would slip past the list. */
   emit(&p, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000u, 0, 1));
   emit(&p, (struct sock_filter)RETURN(SECCOMP_KILL));
-  on_call_bits(&p, SYS_open, 1, writing, true);
+  on_call_bits(&p, SYS_open, 1, writing, true, on_writing);
 #endif
-  for (size_t i = 0; i < sizeof forbidden / sizeof *forbidden; i++) on_call(&p, forbidden[i], SECCOMP_KILL);
+  for (size_t i = 0; i < sizeof forbidden / sizeof *forbidden; i++)
+    on_call(&p, forbidden[i], with_gpu && is_file_call(forbidden[i]) ? SECCOMP_RET_ERRNO | EACCES : SECCOMP_KILL);
   /* Their arguments lie in memory, where a filter cannot look: the C library falls back to clone and openat. */
   on_call(&p, SYS_clone3, refuse);
   on_call(&p, SYS_openat2, refuse);
-  on_call_bits(&p, SYS_openat, 2, writing, true);
-  on_call_bits(&p, SYS_prlimit64, 2, 0xffffffffu, true); /* reading a limit is fine */
-  on_call_bits(&p, SYS_clone, 0, CLONE_THREAD, false);
+  on_call_bits(&p, SYS_openat, 2, writing, true, on_writing);
+  on_call_bits(&p, SYS_prlimit64, 2, 0xffffffffu, true, SECCOMP_KILL); /* reading a limit is fine */
+  on_call_bits(&p, SYS_clone, 0, CLONE_THREAD, false, SECCOMP_KILL);
   on_call_other(&p, SYS_kill, (uint32_t)getpid());
   on_call_other(&p, SYS_tgkill, (uint32_t)getpid());
   on_call(&p, SYS_tkill, SECCOMP_KILL);
@@ -178,7 +203,7 @@ static void limit(int resource, uint64_t value, const char *name, char *missing,
   if (setrlimit(resource, &r) != 0) add(missing, size, name);
 }
 
-void fk_sandbox_enter(uint64_t memory_bytes, uint64_t cpu_seconds, char *missing, size_t size) {
+void fk_sandbox_enter(uint64_t memory_bytes, uint64_t cpu_seconds, bool with_gpu, char *missing, size_t size) {
   *missing = '\0';
   limit(RLIMIT_CORE, 0, "core limit", missing, size);
   limit(RLIMIT_FSIZE, 0, "file size limit", missing, size);
@@ -187,9 +212,12 @@ void fk_sandbox_enter(uint64_t memory_bytes, uint64_t cpu_seconds, char *missing
   (void)memory_bytes;
   add(missing, size, "memory limit (AddressSanitizer needs terabytes of address space)");
 #else
-  if (memory_bytes > 0) limit(RLIMIT_AS, memory_bytes, "memory limit", missing, size);
+  if (with_gpu)
+    add(missing, size, "memory limit (the CUDA driver reserves terabytes of addresses)");
+  else if (memory_bytes > 0)
+    limit(RLIMIT_AS, memory_bytes, "memory limit", missing, size);
 #endif
   if (prctl(PR_SET_DUMPABLE, 0) != 0) add(missing, size, "not dumpable");
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) add(missing, size, "no new privileges");
-  if (install_filter() != 0) add(missing, size, "system call filter");
+  if (install_filter(with_gpu) != 0) add(missing, size, "system call filter");
 }

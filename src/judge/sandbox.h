@@ -7,10 +7,13 @@
 #ifndef FK_JUDGE_SANDBOX_H
 #define FK_JUDGE_SANDBOX_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* Enters the sandbox. What the kernel refuses is written to missing ("" when all holds), comma-separated. */
-void fk_sandbox_enter(uint64_t memory_bytes, uint64_t cpu_seconds, char *missing, size_t size);
+/* Enters the sandbox. What the kernel refuses is written to missing ("" when all holds), comma-separated. with_gpu: the
+ * process holds a CUDA context, whose driver reserves terabytes of addresses (no limit on them then) and may try to
+ * open devices and files for writing (refused with an error then, not by death). */
+void fk_sandbox_enter(uint64_t memory_bytes, uint64_t cpu_seconds, bool with_gpu, char *missing, size_t size);
 
 #endif

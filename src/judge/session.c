@@ -43,6 +43,8 @@ static void write_header(fk_shared_header *h, const fk_plan *plan, const char *c
   h->num_args = plan->task->num_args;
   h->threads = limits->threads;
   h->flush_bytes = limits->flush_bytes;
+  h->backend = (int32_t)limits->backend;
+  h->device_id = limits->device_id;
   if (limits->memory_bytes) h->memory_bytes = limits->memory_bytes + h->size + limits->flush_bytes;
   /* A backstop behind the wall clock, in case the grader itself is gone. */
   h->cpu_seconds = (uint64_t)(limits->timeout_seconds * (limits->threads > 0 ? limits->threads : 1)) * 100 + 600;
@@ -80,9 +82,20 @@ static int make_shared(fk_session *s, const fk_plan *plan, const char *candidate
   return fd;
 }
 
-/* The runner's environment: threads, and what the dynamic linker and the choice of instruction set need. */
-static void make_environment(char text[7][512], char *environment[8], int threads) {
-  static const char *const kept[] = {"FASTKERNELS_ISA", "LD_LIBRARY_PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS"};
+enum { MAX_ENVIRONMENT = 16 };
+
+/* The runner's environment: threads, and what the dynamic linker, the choice of instruction set and CUDA need. */
+static void make_environment(char text[MAX_ENVIRONMENT][512], char *environment[MAX_ENVIRONMENT + 1], int threads) {
+  static const char *const kept[] = {"FASTKERNELS_ISA",
+                                     "FASTKERNELS_CACHE",
+                                     "LD_LIBRARY_PATH",
+                                     "ASAN_OPTIONS",
+                                     "UBSAN_OPTIONS",
+                                     "CUDA_HOME",
+                                     "HOME",
+                                     "XDG_CACHE_HOME",
+                                     "CUDA_VISIBLE_DEVICES",
+                                     "NVIDIA_VISIBLE_DEVICES"};
   int n = 0;
   snprintf(text[n], 512, "OMP_NUM_THREADS=%d", threads);
   environment[n] = text[n], n++;
@@ -100,7 +113,7 @@ static void make_environment(char text[7][512], char *environment[8], int thread
 }
 
 static int spawn(fk_session *s, int memory, int socket, int threads) {
-  char text[7][512], *environment[8];
+  char text[MAX_ENVIRONMENT][512], *environment[MAX_ENVIRONMENT + 1];
   char *arguments[] = {"fastkernels", "__runner", NULL};
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attributes;
@@ -200,7 +213,7 @@ static fk_outcome exchange(fk_session *s, uint32_t kind, uint32_t answer, fk_mes
 fk_outcome fk_session_start(fk_session *s, const fk_plan *plan, const char *candidate, const fk_limits *limits) {
   int sockets[2];
   fk_message m;
-  *s = (fk_session){.socket = -1, .timeout_seconds = limits->timeout_seconds};
+  *s = (fk_session){.socket = -1, .timeout_seconds = limits->timeout_seconds, .on_gpu = limits->backend == FK_CUDA};
   int memory = make_shared(s, plan, candidate, limits);
   if (memory < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) != 0) {
     snprintf(s->reason, sizeof s->reason, "cannot make the channel to a runner: %s", strerror(errno));
@@ -215,7 +228,7 @@ fk_outcome fk_session_start(fk_session *s, const fk_plan *plan, const char *cand
     snprintf(s->reason, sizeof s->reason, "cannot start a runner: %s", strerror(error));
     return FK_REFUSED;
   }
-  fk_outcome outcome = receive(s, &m, limits->timeout_seconds + 10);
+  fk_outcome outcome = receive(s, &m, limits->timeout_seconds + (s->on_gpu ? 60 : 10)); /* a driver may take long */
   if (outcome != FK_RAN) return outcome;
   if (m.kind == FK_MESSAGE_READY) {
     snprintf(s->missing, sizeof s->missing, "%s", m.text);
@@ -230,6 +243,12 @@ fk_outcome fk_session_flush(fk_session *s) {
   fk_message m;
   int64_t elapsed;
   return exchange(s, FK_MESSAGE_FLUSH, FK_MESSAGE_FLUSH, &m, &elapsed);
+}
+
+fk_outcome fk_session_fetch(fk_session *s) {
+  fk_message m;
+  int64_t elapsed;
+  return s->on_gpu ? exchange(s, FK_MESSAGE_FETCH, FK_MESSAGE_FETCH, &m, &elapsed) : FK_RAN;
 }
 
 fk_outcome fk_session_run(fk_session *s, int64_t *runner_ns, int64_t *grader_ns) {

@@ -17,6 +17,8 @@ typedef struct fk_limits {
   uint64_t memory_bytes;  /* beyond the case's own tensors */
   int threads;
   uint64_t flush_bytes;
+  fk_backend backend; /* FK_CPU or FK_CUDA */
+  int device_id;
 } fk_limits;
 
 typedef struct fk_session {
@@ -26,6 +28,7 @@ typedef struct fk_session {
   size_t size;
   char *buffer; /* the plan's buffer, in shared memory */
   double timeout_seconds;
+  bool on_gpu;
   char missing[232]; /* what the kernel refused of the sandbox */
   char reason[320];  /* of the last outcome other than FK_RAN */
 } fk_session;
@@ -38,8 +41,11 @@ fk_outcome fk_session_start(fk_session *s, const fk_plan *plan, const char *cand
  * error and the session goes on; every other outcome but FK_RAN ends it. */
 fk_outcome fk_session_run(fk_session *s, int64_t *runner_ns, int64_t *grader_ns);
 
-/* Walks the caches out. */
+/* Walks the caches out. On a GPU it also brings the buffer there: needed before every run. */
 fk_outcome fk_session_flush(fk_session *s);
+
+/* Brings the answer back into the buffer: needed after a run on a GPU, does nothing elsewhere. */
+fk_outcome fk_session_fetch(fk_session *s);
 
 void fk_session_end(fk_session *s);
 

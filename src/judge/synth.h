@@ -63,7 +63,8 @@ fk_status fk_plan_make(const fk_case *c, fk_plan *plan);
 /* Writes the whole buffer. An integer tensor whose constraints cannot be met (a query longer than max) is an error. */
 fk_status fk_plan_fill(const fk_plan *plan, void *base, uint64_t seed);
 
-/* Only the tensors of integers and bools, for whoever makes the others elsewhere: the rest of the buffer is untouched. */
+/* Only the tensors of integers and bools, for whoever makes the others elsewhere: the rest of the buffer is untouched.
+ */
 fk_status fk_plan_fill_integers(const fk_plan *plan, void *base, uint64_t seed);
 
 /* Descriptors of the call over base. base NULL: without data, for meta. The plan must outlive the frame. */
