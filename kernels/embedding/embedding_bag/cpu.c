@@ -1,13 +1,13 @@
 #include "bags.h"
 #include "device/cpu_dot.h"
+#include "device/cpu_threads.h"
 
 /* Rows come from random places of a table that no cache holds: what counts is how many are under way at a time. */
 enum {
   AHEAD = 16,      /* rows fetched before they are added */
   AHEAD_MAX = 512, /* bytes of such a row; a longer one is fetched by the processor once it is being read */
   NEAR = 1 << 20,  /* bytes of a table that the second-level cache may hold */
-  BLOCK = 8,       /* vectors summed in registers */
-  BAGS = 64        /* that a thread takes at a time */
+  BLOCK = 8        /* vectors summed in registers */
 };
 
 typedef struct job {
@@ -110,6 +110,20 @@ static void sum_f16(const job *j, int64_t b) {
   sum_either(j, FK_F16, b);
 }
 
+/* The first bag of part `part` of `parts`, such that all have as many values and bags to do. */
+static int64_t part_start(const job *j, int64_t bags, int64_t part, int64_t parts) {
+  int64_t low = 0, high = bags;
+  double share = (double)(j->count + bags) * (double)part / (double)parts;
+  while (low < high) {
+    int64_t b = low + (high - low) / 2;
+    if ((double)(int_at(j->a->offsets, b) + b) < share)
+      low = b + 1;
+    else
+      high = b;
+  }
+  return low;
+}
+
 fk_status fk_cpu_embedding_bag(fk_context *ctx, const fk_embedding_bag_args *a) {
   (void)ctx;
   FK_TRY(check_bags(a)); /* before the first write: an error leaves out as it was */
@@ -120,7 +134,12 @@ fk_status fk_cpu_embedding_bag(fk_context *ctx, const fk_embedding_bag_args *a) 
   j.far = fk_size(a->weight, 0) * j.stride > NEAR;
   int64_t bags = fk_size(a->out, 0);
   void (*sum)(const job *, int64_t) = j.type == FK_F32 ? sum_f32 : j.type == FK_BF16 ? sum_bf16 : sum_f16;
-#pragma omp parallel for schedule(dynamic, BAGS) if (bags > 1 && (j.count + bags) * j.dim >= FK_PARALLEL_MIN)
-  for (int64_t b = 0; b < bags; b++) sum(&j, b);
+  /* A thread takes neighbouring bags, and the same in the next call of this shape: their sums stay in its cache, where
+   * those that the other wrote last time would have to be fetched. */
+  int64_t parts = bags > 1 && (j.count + bags) * j.dim >= FK_PARALLEL_MIN ? fk_max_threads() : 1;
+#pragma omp parallel for schedule(static) if (parts > 1)
+  for (int64_t part = 0; part < parts; part++)
+    for (int64_t b = part_start(&j, bags, part, parts), end = part_start(&j, bags, part + 1, parts); b < end; b++)
+      sum(&j, b);
   return FK_OK;
 }
