@@ -145,12 +145,16 @@ typedef struct batch {
   fk_tensor *dense, *values, *offsets, *weights; /* weights may be NULL; both float tensors of the model's dtype */
 } batch;
 
-static fk_status to_dtype(fk_context *ctx, fk_type dtype, fk_tensor **t) {
-  if (!*t || fk_type_of(*t) == dtype) return FK_OK;
-  fk_tensor *from = *t, *to = fk_empty_shape(ctx, dtype, from->shape, from->ndim);
+/* In the model's dtype and on its device. */
+static fk_status take_floats(fk_context *ctx, fk_type dtype, fk_tensor **t) {
+  bool movable = !*t || !ctx->cuda || fk_is_contiguous(*t);
+  if (!*t || (fk_type_of(*t) == dtype && movable)) return fk_move_to_device(ctx, t);
+  fk_tensor *from = *t, *to = fk_host_shape(ctx, dtype, from->shape, from->ndim);
   if (!to) return FK_ERROR_MEMORY;
   *t = to;
-  return fk_context_backend(ctx) == FK_META ? FK_OK : fk_copy(from, to);
+  if (fk_context_backend(ctx) == FK_META) return FK_OK;
+  FK_TRY(fk_copy(from, to));
+  return fk_move_to_device(ctx, t);
 }
 
 static fk_status check_kind(const char *name, const fk_tensor *t, int32_t ndim, bool floats) {
@@ -218,8 +222,9 @@ static fk_status read_inputs(fk_context *ctx, const dlrm *m, const fk_tensors *i
   FK_TRY(check_inputs(m, b));
   /* On meta only the shapes count. */
   if (fk_context_backend(ctx) != FK_META) FK_TRY(check_offsets(m, b));
-  FK_TRY(to_dtype(ctx, m->dtype, &b->dense));
-  return to_dtype(ctx, m->dtype, &b->weights);
+  FK_TRY(take_floats(ctx, m->dtype, &b->dense));
+  FK_TRY(fk_move_to_device(ctx, &b->values));
+  return take_floats(ctx, m->dtype, &b->weights);
 }
 
 /* ---- Sparse features ------------------------------------------------------------------------------------- */
@@ -238,7 +243,7 @@ static int64_t expected_start(const dlrm *m, int64_t count, int f) {
 static fk_status feature_bags(fk_context *ctx, const dlrm *m, const batch *b, int f, batch *bags) {
   bool meta = fk_context_backend(ctx) == FK_META;
   int64_t count = b->values->shape[0], first = f * b->size, start = 0, end = 0;
-  bags->offsets = fk_empty(ctx, FK_I64, b->size + 1);
+  bags->offsets = fk_host(ctx, FK_I64, b->size + 1);
   if (!bags->offsets) return FK_ERROR_MEMORY;
   int64_t *offsets = bags->offsets->data;
   if (meta) {
@@ -254,7 +259,7 @@ static fk_status feature_bags(fk_context *ctx, const dlrm *m, const batch *b, in
   bags->values = meta ? fk_wrap(ctx, NULL, fk_type_of(b->values), SHAPE(end - start), NULL)
                       : fk_slice(ctx, b->values, 0, start, end - start);
   bags->weights = fk_slice(ctx, b->weights, 0, start, end - start);
-  return FK_OK;
+  return fk_move_to_device(ctx, &bags->offsets);
 }
 
 /* Pooled embeddings beside the dense features: columns from dim on of combined [batch, (features + 1) * dim]. */
@@ -307,6 +312,7 @@ static fk_status forward(fk_context *ctx, const fk_model *model, const fk_tensor
   FK_TRY(embed(ctx, m, &b, combined));
   FK_TRY(interact(ctx, m, combined, &interactions));
   FK_TRY(run_stack(ctx, &m->over, true, interactions, logits));
+  FK_TRY(fk_move_to_host(ctx, &logits));
   return fk_tensors_put(outputs, "logits", logits);
 }
 

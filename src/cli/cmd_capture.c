@@ -12,7 +12,8 @@ static const cli_option options[] = {
     {"workload", "W.json|NAME", "requests to drive the model with; default: the folder's prompts.json"},
     {"trace", "FILE", "a trace instead: .csv (Azure) or .jsonl (Mooncake)"},
     {"requests", "N", "take the first N requests; of a summary, draw N"},
-    {"device", "D", "meta (shapes only), cpu or ref; default: cpu for a folder with weights, else meta"},
+    {"device", "D", "meta (shapes only), cpu, cuda or ref; default: cpu for a folder with weights, else meta"},
+    {"gpu", "N", "with --device cuda: which GPU (0)"},
     {"dtype", "T", "float32, bfloat16 or float16; default: the model's"},
     {"max-num-seqs", "N", "sequences in flight (default 256)"},
     {"max-num-batched-tokens", "N", "tokens per step (default 8192)"},
@@ -40,7 +41,7 @@ typedef struct job {
   fk_model_options model_options;
   fk_batching_options batching;
   fk_capture_options capture_options;
-  int64_t requests, threads;
+  int64_t requests, threads, gpu;
   const char *source, *output;
   char prompts[PATH_MAX]; /* the folder's prompts.json, or "" */
   fk_context *ctx;
@@ -74,11 +75,15 @@ static bool read_options(job *j) {
   j->backend = has_weights(j->source) ? FK_CPU : FK_META;
   if (!cli_backend(c, "device", &j->backend) || !cli_type(c, "dtype", &j->model_options.dtype) ||
       !cli_int(c, "requests", 1, 10000000, &j->requests) || !cli_int(c, "threads", 1, 4096, &j->threads) ||
-      !cli_int(c, "max-num-seqs", 1, 1 << 20, &j->batching.max_num_seqs) ||
+      !cli_int(c, "gpu", 0, 1023, &j->gpu) || !cli_int(c, "max-num-seqs", 1, 1 << 20, &j->batching.max_num_seqs) ||
       !cli_int(c, "max-num-batched-tokens", 1, 1 << 26, &j->batching.max_num_batched_tokens) ||
       !cli_int(c, "num-blocks", 1, INT32_MAX, &j->batching.num_blocks) ||
       !cli_int(c, "max-cases", 1, 1 << 20, &max_cases))
     return false;
+  if (cli_value(c, "gpu") && j->backend != FK_CUDA) {
+    cli_fail(c, "--gpu: only with --device cuda");
+    return false;
+  }
   j->capture_options.max_cases = (int)max_cases;
   if (arrival && strcmp(arrival, "closed") != 0 && strcmp(arrival, "trace") != 0) {
     cli_fail(c, "--arrival: expected closed or trace, got \"%s\"", arrival);
@@ -118,7 +123,7 @@ static fk_status open_workload(job *j) {
 }
 
 static fk_status run(job *j) {
-  fk_context_options context = {.backend = j->backend, .num_threads = (int)j->threads};
+  fk_context_options context = {.backend = j->backend, .num_threads = (int)j->threads, .device_id = (int)j->gpu};
   FK_TRY(fk_context_create(&context, &j->ctx));
   FK_TRY(fk_model_open(j->ctx, j->source, &j->model_options, &j->model));
   FK_TRY(open_workload(j));

@@ -12,6 +12,7 @@ static const cli_option options[] = {
     {"output", "FILE", "safetensors to write: outputs, and in-out tensors as they are afterwards"},
     {"set", "NAME=VALUE", "an attribute: a number, true or false, or a name; may be repeated"},
     {"device", "NAME", "ref, cpu (default) or cuda"},
+    {"gpu", "N", "with --device cuda: which GPU (0)"},
     {"dtype", "TYPE", "convert float tensors first; default: as stored (ref computes in float64)"},
     {"impl", "PATH", "compute the task with the kernel of a shared object"},
     {"threads", "N", "CPU threads; default: all"},
@@ -115,6 +116,7 @@ static fk_status read_tensors(call *k, const fk_safetensors *file) {
       return fk_fail(FK_ERROR_ARGUMENT, "%s: %s has no input or weight of this name", s->name, task->name);
     fk_tensor *t;
     FK_TRY(cli_tensor_read(k->ctx, s, wanted_type(k, &task->args[at]), &t));
+    FK_TRY(fk_move_to_device(k->ctx, &t));
     k->args[at] = fk_any_tensor(t);
   }
   return FK_OK;
@@ -139,7 +141,10 @@ static fk_status write_tensors(const call *k, const char *path) {
   size_t n = 0;
   for (int i = 0; i < k->task->num_args; i++) {
     const fk_arg *a = &k->task->args[i];
-    const fk_tensor *t = fk_arg_is_tensor(a) && fk_arg_is_written(a) ? fk_arg_tensor(&k->args[i]) : NULL;
+    const fk_tensor *written = fk_arg_is_tensor(a) && fk_arg_is_written(a) ? fk_arg_tensor(&k->args[i]) : NULL;
+    if (!written) continue;
+    fk_tensor *t = fk_view_shape(k->ctx, written, written->shape, written->ndim);
+    FK_TRY(fk_move_to_host(k->ctx, &t));
     if (t) stored[n++] = cli_tensor_stored(a->name, t);
   }
   return fk_safetensors_write(path, stored, n, NULL);

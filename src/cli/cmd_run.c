@@ -9,6 +9,7 @@ static const cli_option options[] = {
     {"inputs", "FILE", "safetensors with tensors in.NAME, named as the reference's forward() names them"},
     {"output", "FILE", "safetensors to write: tensors out.NAME, floats as float32"},
     {"device", "NAME", "ref, cpu (default) or cuda"},
+    {"gpu", "N", "with --device cuda: which GPU (0)"},
     {"dtype", "TYPE", "float32 (default), bfloat16 or float16; ref computes in float64"},
     {"impl", "TASK=PATH", "compute a task with the kernel of a shared object; may be repeated"},
     {"threads", "N", "CPU threads; default: all"},
@@ -57,7 +58,7 @@ static fk_status write_outputs(fk_context *ctx, const fk_tensors *outputs, const
     const fk_tensor *t = outputs->items[i].tensor;
     snprintf(names[i], sizeof names[i], "out.%s", outputs->items[i].name);
     fk_type type = fk_type_is_float(fk_type_of(t)) ? FK_F32 : fk_type_of(t);
-    fk_tensor *copy = fk_empty_shape(ctx, type, t->shape, t->ndim);
+    fk_tensor *copy = fk_host_shape(ctx, type, t->shape, t->ndim);
     if (!copy) return FK_ERROR_MEMORY;
     FK_TRY(fk_copy(t, copy));
     stored[i] = cli_tensor_stored(names[i], copy);

@@ -6,7 +6,7 @@
 fk_status cli_tensor_read(fk_context *ctx, const fk_stored *stored, fk_type type, fk_tensor **tensor) {
   *tensor = NULL;
   if (!type || !fk_type_is_float(stored->type)) type = stored->type;
-  fk_tensor *t = fk_empty_shape(ctx, type, stored->shape, stored->ndim);
+  fk_tensor *t = fk_host_shape(ctx, type, stored->shape, stored->ndim);
   if (!t) return FK_ERROR_MEMORY;
   fk_status status = fk_safetensors_read(stored, type, t->data);
   if (status) return fk_fail_in(status, "%s", stored->name);
@@ -22,11 +22,15 @@ fk_stored cli_tensor_stored(const char *name, const fk_tensor *t) {
 
 int cli_context(const cli *c, fk_context **ctx) {
   fk_context_options options = {.backend = FK_CPU};
-  int64_t threads = 0;
+  int64_t threads = 0, gpu = 0;
   *ctx = NULL;
-  if (!cli_backend(c, "device", &options.backend) || !cli_int(c, "threads", 1, 4096, &threads)) return 2;
+  if (!cli_backend(c, "device", &options.backend) || !cli_int(c, "threads", 1, 4096, &threads) ||
+      !cli_int(c, "gpu", 0, 1023, &gpu))
+    return 2;
   if (options.backend == FK_META) return cli_fail(c, "--device: meta computes no values; expected ref, cpu or cuda");
+  if (cli_value(c, "gpu") && options.backend != FK_CUDA) return cli_fail(c, "--gpu: only with --device cuda");
   options.num_threads = (int)threads;
+  options.device_id = (int)gpu;
   return fk_context_create(&options, ctx) ? cli_error(c) : 0;
 }
 
