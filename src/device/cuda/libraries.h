@@ -15,7 +15,8 @@ typedef struct fk_cudnn fk_cudnn;
 /* NULL when the library cannot be had; tried once per fk_cuda. */
 fk_cublaslt *fk_cuda_cublaslt(fk_cuda *cuda);
 void fk_cublaslt_destroy(fk_cublaslt *lt);
-void fk_cublaslt_version(char *text, size_t size); /* "" when there is none */
+void fk_cublaslt_version(char *text, size_t size); /* "" when there is none: fk_last_error says where it was sought */
+int fk_cublaslt_number(const fk_cublaslt *lt);     /* 130101 is 13.1.1; 0 for NULL */
 
 fk_cudnn *fk_cuda_cudnn(fk_cuda *cuda);
 void fk_cudnn_destroy(fk_cudnn *dnn);

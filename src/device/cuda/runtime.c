@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device/cuda/gemm.h"
 #include "device/cuda/libraries.h"
 
 enum { STAGING_BYTES = 64 << 20, QUARTER = STAGING_BYTES / FK_STAGING_QUARTERS, STAGING_ALIGN = 256, PIECE = 1 << 20 };
@@ -113,6 +114,7 @@ void fk_cuda_destroy(fk_cuda *cuda) {
   if (!cuda) return;
   cudaSetDevice(cuda->device_id);
   if (cuda->stream) cudaStreamSynchronize(cuda->stream);
+  fk_gemm_table_destroy(cuda->gemms, cuda->cublaslt);
   fk_cublaslt_destroy(cuda->cublaslt);
   fk_cudnn_destroy(cuda->cudnn);
   for (int i = 0; i < FK_STAGING_QUARTERS; i++)

@@ -36,6 +36,8 @@ struct fk_cuda {
   bool capturing;
   struct fk_cublaslt *cublaslt; /* made when first used */
   struct fk_cudnn *cudnn;
+  bool cublaslt_tried;
+  struct fk_gemm_table *gemms; /* gemm.h: which algorithm computes which shape */
 };
 
 fk_cuda *fk_context_cuda(const fk_context *ctx);

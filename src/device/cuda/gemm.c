@@ -1,0 +1,346 @@
+/* Choosing and running matrix products (gemm.h). */
+#include "device/cuda/gemm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/context.h"
+#include "device/cuda/cublaslt.h"
+#include "device/cuda/gemm_file.h"
+#include "device/cuda/gemm_library.h"
+
+enum {
+  EXACT_ROWS = 64,    /* up to here every number of rows is measured by itself */
+  PROPOSALS = 12,     /* asked of the library for one shape; half as many again without workspace */
+  FIRST_SAMPLES = 3,  /* of every candidate */
+  FINAL_SAMPLES = 11, /* of the fastest ones */
+  FINALISTS = 4,
+  MAX_CANDIDATES = 48,
+  HASH_START = 64,
+};
+/* Below this a wrong choice costs less than the choosing. */
+static const double worth_flops = 1 << 24;
+
+/* What a choice may depend on; no gaps between the members: compared and hashed as bytes. */
+typedef struct key {
+  int64_t rows, features, depth, ldx, ldw, ldo;
+  int32_t type, out_type, scales, has_bias;
+  uint32_t align_x, align_w, align_o, align_bias;
+} key;
+
+typedef struct choice {
+  const fk_gemm_kernel *own; /* or NULL: the library */
+  fk_gemm_algo algo;
+  double microseconds; /* measured; 0: it was not */
+} choice;
+
+typedef struct entry {
+  key key;
+  choice choice;
+  bool chosen, final; /* final: not to be measured any more */
+  fk_gemm_product *product;
+} entry;
+
+struct fk_gemm_table {
+  entry **slots; /* open addressing; capacity is a power of two */
+  size_t capacity, count;
+  bool tune;
+  const char *forced; /* FASTKERNELS_GEMM */
+  fk_gemm_file *file;
+  void *flush; /* device memory, twice the L2 cache */
+  size_t flush_bytes;
+  cudaEvent_t start, stop;
+  const entry *last;
+  char text[96];
+};
+
+/* One call on its way. */
+typedef struct call {
+  fk_context *ctx;
+  fk_cuda *cuda;
+  fk_gemm_table *table;
+  const fk_gemm_args *g;
+  const fk_gemm_kernel *own;
+  int num_own;
+} call;
+
+static bool recording(const fk_cuda *cuda) {
+  enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (cuda->capturing) return true;
+  if (cudaStreamIsCapturing(cuda->stream, &status) != cudaSuccess) cudaGetLastError();
+  return status != cudaStreamCaptureStatusNone;
+}
+
+/* ---- The table ------------------------------------------------------------------------------------------- */
+
+static key key_of(const fk_gemm_args *g) {
+  return (key){.rows = g->rows,
+               .features = g->features,
+               .depth = g->depth,
+               .ldx = g->ldx,
+               .ldw = g->ldw,
+               .ldo = g->ldo,
+               .type = (int32_t)g->type,
+               .out_type = (int32_t)g->out_type,
+               .scales = (int32_t)g->scales,
+               .has_bias = g->bias != NULL,
+               .align_x = fk_gemm_alignment(g->x),
+               .align_w = fk_gemm_alignment(g->weight),
+               .align_o = fk_gemm_alignment(g->out),
+               .align_bias = fk_gemm_alignment(g->bias)};
+}
+
+/* Rows up to the next quarter of a power of two. */
+static int64_t bucket_rows(int64_t rows) {
+  int64_t step = 1;
+  if (rows <= EXACT_ROWS) return rows;
+  while (step * 8 <= rows) step *= 2; /* now 4 step <= rows < 8 step */
+  return (rows + step - 1) / step * step;
+}
+
+static void shape_text(const key *k, char *text, size_t size) {
+  snprintf(text, size, "%s>%s m%lld n%lld k%lld ld%lld,%lld,%lld align%u,%u,%u,%u bias%d scales%d",
+           fk_type_name((fk_type)k->type), fk_type_name((fk_type)k->out_type), (long long)bucket_rows(k->rows),
+           (long long)k->features, (long long)k->depth, (long long)k->ldx, (long long)k->ldw, (long long)k->ldo,
+           k->align_x, k->align_w, k->align_o, k->align_bias, k->has_bias, k->scales);
+}
+
+static uint64_t hash(const key *k) {
+  uint64_t h = 14695981039346656037u;
+  for (size_t i = 0; i < sizeof *k; i++) h = (h ^ ((const unsigned char *)k)[i]) * 1099511628211u;
+  return h ^ h >> 32;
+}
+
+static entry **slot_of(entry **slots, size_t capacity, const key *k) {
+  size_t at = (size_t)hash(k) & (capacity - 1);
+  while (slots[at] && memcmp(&slots[at]->key, k, sizeof *k) != 0) at = (at + 1) & (capacity - 1);
+  return &slots[at];
+}
+
+static fk_status grow(fk_gemm_table *t) {
+  size_t capacity = t->capacity ? 2 * t->capacity : HASH_START;
+  entry **slots = calloc(capacity, sizeof *slots);
+  if (!slots) return fk_fail(FK_ERROR_MEMORY, "gemm: cannot allocate");
+  for (size_t i = 0; i < t->capacity; i++)
+    if (t->slots[i]) *slot_of(slots, capacity, &t->slots[i]->key) = t->slots[i];
+  free(t->slots);
+  t->slots = slots;
+  t->capacity = capacity;
+  return FK_OK;
+}
+
+/* The entry of a shape, made if need be. */
+static fk_status entry_of(fk_gemm_table *t, const key *k, entry **out) {
+  if (2 * t->count >= t->capacity) FK_TRY(grow(t));
+  entry **slot = slot_of(t->slots, t->capacity, k);
+  if (!*slot) {
+    *slot = calloc(1, sizeof **slot);
+    if (!*slot) return fk_fail(FK_ERROR_MEMORY, "gemm: cannot allocate");
+    (*slot)->key = *k;
+    t->count++;
+  }
+  *out = *slot;
+  return FK_OK;
+}
+
+static fk_status table_of(fk_cuda *cuda, fk_gemm_table **out) {
+  *out = cuda->gemms;
+  if (*out) return FK_OK;
+  fk_gemm_table *t = calloc(1, sizeof *t);
+  if (!t) return fk_fail(FK_ERROR_MEMORY, "gemm: cannot allocate");
+  const char *tune = getenv("FASTKERNELS_TUNE");
+  t->tune = !tune || strcmp(tune, "0") != 0;
+  t->forced = getenv("FASTKERNELS_GEMM");
+  *out = cuda->gemms = t;
+  return FK_OK;
+}
+
+void fk_gemm_table_destroy(fk_gemm_table *t, struct fk_cublaslt *lt) {
+  if (!t) return;
+  for (size_t i = 0; i < t->capacity; i++) {
+    if (!t->slots[i]) continue;
+    if (t->slots[i]->product) fk_gemm_product_free(lt, t->slots[i]->product);
+    free(t->slots[i]);
+  }
+  free(t->slots);
+  fk_gemm_file_close(t->file);
+  if (t->flush) cudaFree(t->flush);
+  if (t->start) cudaEventDestroy(t->start);
+  if (t->stop) cudaEventDestroy(t->stop);
+  free(t);
+}
+
+/* ---- Running and measuring -------------------------------------------------------------------------------- */
+
+static fk_status run_choice(const call *c, entry *e, const choice *by) {
+  if (by->own) return by->own->run(c->ctx, c->g);
+  return fk_gemm_library_run(c->cuda, c->g, &e->product, &by->algo);
+}
+
+static fk_status prepare(fk_cuda *cuda, fk_gemm_table *t) {
+  int l2 = 0;
+  if (!t->start) FK_CUDA_TRY(cudaEventCreate(&t->start));
+  if (!t->stop) FK_CUDA_TRY(cudaEventCreate(&t->stop));
+  if (t->flush) return FK_OK;
+  FK_CUDA_TRY(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, cuda->device_id));
+  t->flush_bytes = 2 * (size_t)(l2 > 0 ? l2 : 32 << 20);
+  FK_CUDA_TRY(cudaMalloc(&t->flush, t->flush_bytes));
+  return FK_OK;
+}
+
+/* One run with cold caches. The memset also keeps the GPU busy until everything is queued. */
+static fk_status sample(const call *c, entry *e, const choice *by, double *microseconds) {
+  fk_gemm_table *t = c->table;
+  float milliseconds;
+  fk_context_mark mark = fk_context_save(c->ctx);
+  FK_CUDA_TRY(cudaMemsetAsync(t->flush, 0, t->flush_bytes, c->cuda->stream));
+  FK_CUDA_TRY(cudaEventRecord(t->start, c->cuda->stream));
+  fk_status status = run_choice(c, e, by);
+  fk_context_rewind(c->ctx, mark);
+  FK_TRY(status);
+  FK_CUDA_TRY(cudaEventRecord(t->stop, c->cuda->stream));
+  FK_CUDA_TRY(cudaEventSynchronize(t->stop));
+  FK_CUDA_TRY(cudaEventElapsedTime(&milliseconds, t->start, t->stop));
+  *microseconds = 1e3 * milliseconds;
+  return FK_OK;
+}
+
+/* The median of an odd number of samples. */
+static const double FAILED = 1e30;
+static double measure(const call *c, entry *e, const choice *by, int samples) {
+  double sorted[FINAL_SAMPLES], us = 0;
+  for (int count = -1; count < samples; count++) {
+    if (sample(c, e, by, &us) != FK_OK) {
+      cudaGetLastError();
+      return FAILED;
+    }
+    if (count < 0) continue; /* the first one loads code */
+    int at = count;
+    for (; at > 0 && sorted[at - 1] > us; at--) sorted[at] = sorted[at - 1];
+    sorted[at] = us;
+  }
+  return sorted[samples / 2];
+}
+
+static int gather(const call *c, entry *e, choice *list) {
+  fk_gemm_algo algos[FK_GEMM_MAX_ALGORITHMS];
+  int count = 0, found = 0;
+  for (int i = 0; i < c->num_own && count < MAX_CANDIDATES; i++)
+    if (c->own[i].fit(c->cuda, c->g)) list[count++] = (choice){.own = &c->own[i]};
+  fk_gemm_library_propose(c->cuda, c->g, &e->product, PROPOSALS, algos, &found);
+  for (int i = 0; i < found && count < MAX_CANDIDATES; i++) list[count++] = (choice){.algo = algos[i]};
+  return count;
+}
+
+static void sort(choice *list, int count) {
+  for (int i = 1; i < count; i++)
+    for (int k = i; k > 0 && list[k].microseconds < list[k - 1].microseconds; k--) {
+      choice swap = list[k];
+      list[k] = list[k - 1];
+      list[k - 1] = swap;
+    }
+}
+
+static bool measure_all(const call *c, entry *e) {
+  choice list[MAX_CANDIDATES];
+  if (prepare(c->cuda, c->table) != FK_OK) return false;
+  int count = gather(c, e, list);
+  for (int i = 0; i < count; i++) list[i].microseconds = measure(c, e, &list[i], FIRST_SAMPLES);
+  sort(list, count);
+  int finalists = count < FINALISTS ? count : FINALISTS;
+  for (int i = 0; i < finalists && count > 1; i++)
+    if (list[i].microseconds < FAILED) list[i].microseconds = measure(c, e, &list[i], FINAL_SAMPLES);
+  sort(list, finalists);
+  if (count == 0 || list[0].microseconds >= FAILED) return false;
+  e->choice = list[0];
+  return true;
+}
+
+/* ---- Choosing -------------------------------------------------------------------------------------------- */
+
+static const fk_gemm_kernel *own_named(const call *c, const char *name) {
+  for (int i = 0; i < c->num_own; i++)
+    if (strcmp(c->own[i].name, name) == 0 && c->own[i].fit(c->cuda, c->g)) return &c->own[i];
+  return NULL;
+}
+
+static bool remembered(const call *c, entry *e, const char *shape) {
+  const char *by;
+  choice found = {0};
+  if (!fk_gemm_file_get(c->table->file, shape, &by, &found.algo)) return false;
+  if (strcmp(by, "cublaslt") == 0) {
+    if (!fk_gemm_library_valid(c->cuda, c->g, &e->product, &found.algo)) return false;
+  } else {
+    found.own = own_named(c, by);
+    if (!found.own) return false;
+  }
+  e->choice = found;
+  return true;
+}
+
+/* The first choice that nothing was measured for: an own kernel made for the shape, the library, any own kernel. */
+static fk_status unmeasured(const call *c, entry *e) {
+  int best = 0, found = 0;
+  e->choice = (choice){0};
+  for (int i = 0; i < c->num_own; i++) {
+    int fit = c->own[i].fit(c->cuda, c->g);
+    if (fit > best) {
+      best = fit;
+      e->choice.own = &c->own[i];
+    }
+  }
+  if (best == 2) return FK_OK;
+  fk_gemm_library_propose(c->cuda, c->g, &e->product, 1, &e->choice.algo, &found);
+  if (found) e->choice.own = NULL;
+  if (found || best) return FK_OK;
+  return fk_fail(FK_ERROR_UNSUPPORTED, "gemm: nothing computes %lld x %lld x %lld of %s", (long long)c->g->rows,
+                 (long long)c->g->features, (long long)c->g->depth, fk_type_name(c->g->type));
+}
+
+static fk_status choose(const call *c, entry *e) {
+  fk_gemm_table *t = c->table;
+  char shape[320];
+  double flops = 2.0 * (double)c->g->rows * (double)c->g->features * (double)c->g->depth;
+  if (recording(c->cuda)) return e->chosen ? FK_OK : unmeasured(c, e);
+  e->final = true;
+  const fk_gemm_kernel *forced = t->forced ? own_named(c, t->forced) : NULL;
+  if (forced) {
+    e->choice = (choice){.own = forced};
+    return FK_OK;
+  }
+  if (!t->tune || flops < worth_flops) return unmeasured(c, e);
+  const fk_cublaslt *lt = fk_cuda_cublaslt(c->cuda);
+  if (!t->file) t->file = fk_gemm_file_open(c->cuda, fk_cublaslt_number(lt));
+  shape_text(&e->key, shape, sizeof shape);
+  if (remembered(c, e, shape)) return FK_OK;
+  if (!measure_all(c, e)) return unmeasured(c, e);
+  const choice *by = &e->choice;
+  fk_gemm_file_put(t->file, shape, by->own ? by->own->name : "cublaslt", by->own ? NULL : &by->algo, by->microseconds);
+  return FK_OK;
+}
+
+const char *fk_gemm_choice(const fk_cuda *cuda) {
+  fk_gemm_table *t = cuda->gemms;
+  if (!t || !t->last) return "";
+  const choice *by = &t->last->choice;
+  if (by->own) return by->own->name;
+  fk_gemm_library_text(cuda->cublaslt, &by->algo, t->text, sizeof t->text);
+  return t->text;
+}
+
+fk_status fk_gemm(fk_context *ctx, const fk_gemm_args *g, const fk_gemm_kernel *own, int num_own) {
+  call c = {.ctx = ctx, .cuda = fk_context_cuda(ctx), .g = g, .own = own, .num_own = num_own};
+  key k = key_of(g);
+  entry *e = NULL;
+  FK_TRY(table_of(c.cuda, &c.table));
+  FK_TRY(entry_of(c.table, &k, &e));
+  if (!e->final) {
+    fk_status status = choose(&c, e);
+    e->final = e->final && status == FK_OK;
+    FK_TRY(status);
+    e->chosen = true;
+  }
+  c.table->last = e;
+  return run_choice(&c, e, &e->choice);
+}

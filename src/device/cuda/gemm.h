@@ -1,0 +1,64 @@
+/* Matrix products on the GPU, each shape by the fastest of what is there.
+ *
+ *   out[rows, features] = x[rows, depth] weight[features, depth]^T (+ bias[features])
+ *
+ * Candidates are the own kernels that the caller lists and the algorithms that cuBLASLt's heuristic proposes. Outside a
+ * graph recording, the first product of a shape runs every candidate on the actual tensors, with cold caches, and keeps
+ * the fastest; the choice is remembered in memory and in a file per GPU, driver and version of cuBLASLt
+ * ($FASTKERNELS_CACHE, else $XDG_CACHE_HOME/fastkernels, else ~/.cache/fastkernels). While a graph is recorded nothing
+ * can be measured: a shape that was not met before takes the first choice unmeasured. FASTKERNELS_TUNE=0 never measures
+ * and reads no file. FASTKERNELS_GEMM=<name> takes one own kernel wherever it can be used: for tests.
+ *
+ * Up to 64 rows each number of rows is a shape of its own: a decode step has a fixed batch, and one tile more or less
+ * shows. Above, rows that round up to the same quarter of a power of two share a choice: prompts come in all lengths.
+ */
+#ifndef FK_DEVICE_CUDA_GEMM_H
+#define FK_DEVICE_CUDA_GEMM_H
+
+#include "device/cuda/runtime.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How float8 operands are scaled. */
+typedef enum fk_gemm_scales {
+  FK_GEMM_UNSCALED,
+  FK_GEMM_PER_TENSOR, /* x_scale[1], weight_scale[1] */
+  FK_GEMM_PER_ROW,    /* x_scale[rows], weight_scale[features] */
+} fk_gemm_scales;
+
+typedef struct fk_gemm_args {
+  fk_type type, out_type; /* of x and weight; of out and bias */
+  int64_t rows, features, depth;
+  int64_t ldx, ldw, ldo; /* elements from row to row, at least a row's length */
+  const void *x, *weight;
+  const void *bias; /* or NULL */
+  void *out;
+  fk_gemm_scales scales;
+  const float *x_scale, *weight_scale;
+} fk_gemm_args;
+
+/* A kernel of ours. fit: 0 when it cannot compute this product, 1 when it can, 2 when it is to be taken unmeasured,
+ * before the library's first proposal. Names go into the file. */
+typedef struct fk_gemm_kernel {
+  const char *name;
+  int (*fit)(const fk_cuda *cuda, const fk_gemm_args *g);
+  fk_status (*run)(fk_context *ctx, const fk_gemm_args *g);
+} fk_gemm_kernel;
+
+/* rows, features and depth are at least 1. FK_ERROR_UNSUPPORTED when nothing can compute it. */
+fk_status fk_gemm(fk_context *ctx, const fk_gemm_args *g, const fk_gemm_kernel *own, int num_own);
+
+/* What the last product of this device ran on: an own kernel's name, or "cublaslt 66 tile 24 stages 9 splitk 1". ""
+ * when there was none. Valid until the next one. */
+const char *fk_gemm_choice(const fk_cuda *cuda);
+
+typedef struct fk_gemm_table fk_gemm_table;
+void fk_gemm_table_destroy(fk_gemm_table *table, struct fk_cublaslt *lt); /* before the library's handle */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
