@@ -1,0 +1,229 @@
+/* top_k on the GPU, on entries (order.cuh) that are all different, so that the k largest are one set whoever finds
+ * them:
+ *  - a short row and a small k: a warp keeps the row and takes its maximum k times;
+ *  - else a block narrows the row to its k largest entries by a radix select, 11 bits at a time from the top, collects
+ *    them in any order and sorts them;
+ *  - a row that is much longer than k is cut into chunks first, each gives its k largest, and the block works on those.
+ */
+#include "device/cuda/order.cuh"
+#include "tasks/top_k.h"
+
+enum { BINS = 2048, BITS = 11, SHORT = 512, SHORT_K = 32, SORTED_IN_SHARED = 8192 };
+
+typedef struct top_k_args {
+  const void *x;
+  void *values;
+  int64_t *indices;
+  fk_row_map x_rows, value_rows, index_rows;
+  int64_t rows, columns, k;
+  int64_t chunk, chunks;    /* columns per chunk */
+  const fk_entry *entries;  /* [rows][num_entries] what chunks found, or NULL: the rows themselves */
+  fk_entry *found, *sorted; /* [rows][chunks][k]; [rows][padded], or NULL: in shared memory */
+  int64_t num_entries, padded;
+} top_k_args;
+
+/* What a block selects from: columns [start, start + n) of a row, or entries. */
+template <typename T>
+struct source {
+  const T *x;
+  const fk_entry *entries;
+  int64_t start, n;
+};
+
+template <typename T>
+static __device__ __forceinline__ fk_entry entry_at(const source<T> &s, int64_t i) {
+  return s.entries ? s.entries[i] : fk_entry_of(fk_order_of(fk_float(s.x[i])), s.start + i);
+}
+
+/* The bin in which the need-th largest element lies, how many lie above it and how many in it. */
+typedef struct choice {
+  uint32_t bin, above, inside;
+} choice;
+
+/* Called by the whole block, of 256 threads at least; the first 256 have 8 bins each. */
+static __device__ choice choose_bin(const uint32_t *histogram, uint32_t need) {
+  __shared__ uint32_t totals[8];
+  __shared__ choice chosen;
+  uint32_t own[8] = {}, sum = 0, above = 0;
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (warp < 8) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) sum += own[i] = histogram[threadIdx.x * 8 + i];
+    uint32_t suffix = sum;
+    for (int d = 1; d < 32; d *= 2) {
+      uint32_t other = __shfl_down_sync(0xffffffffu, suffix, d);
+      if (lane + d < 32) suffix += other;
+    }
+    if (lane == 0) totals[warp] = suffix;
+    above = suffix - sum;
+  }
+  __syncthreads();
+  if (warp < 8) {
+    for (int w = warp + 1; w < 8; w++) above += totals[w];
+#pragma unroll
+    for (int i = 7; i >= 0; i--) {
+      if (above < need && above + own[i] >= need) chosen = {threadIdx.x * 8 + i, above, own[i]};
+      above += own[i];
+    }
+  }
+  __syncthreads();
+  return chosen;
+}
+
+/* The k largest entries are those with (entry >> shift) >= bound. */
+typedef struct threshold {
+  fk_entry bound;
+  int shift;
+} threshold;
+
+template <typename T>
+static __device__ threshold radix_select(const source<T> &s, int64_t k) {
+  __shared__ uint32_t histogram[BINS];
+  fk_entry prefix = 0;
+  uint32_t need = (uint32_t)k;
+  for (int high = 64;;) {
+    int bits = high < BITS ? high : BITS, shift = high - bits;
+    for (int i = threadIdx.x; i < BINS; i += blockDim.x) histogram[i] = 0;
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < s.n; i += blockDim.x) {
+      fk_entry e = entry_at(s, i);
+      if (high == 64 || e >> high == prefix) atomicAdd(&histogram[e >> shift & ((1u << bits) - 1)], 1u);
+    }
+    __syncthreads();
+    choice c = choose_bin(histogram, need);
+    need -= c.above;
+    prefix = prefix << bits | c.bin;
+    if (c.inside == need || shift == 0) return {prefix, shift};
+    high = shift;
+  }
+}
+
+/* The k largest entries of the source, in any order. */
+template <typename T>
+static __device__ void collect(const source<T> &s, int64_t k, fk_entry *to) {
+  __shared__ unsigned count;
+  if (threadIdx.x == 0) count = 0;
+  threshold t = {0, 0};
+  if (k < s.n) t = radix_select(s, k);
+  __syncthreads();
+  for (int64_t i = threadIdx.x; i < s.n; i += blockDim.x) {
+    fk_entry e = entry_at(s, i);
+    if (e >> t.shift < t.bound) continue;
+    unsigned at = atomicAdd(&count, 1u);
+    if (at < k) to[at] = e;
+  }
+  __syncthreads();
+}
+
+/* Bitonic, descending; n is a power of two. */
+static __device__ void sort_entries(fk_entry *e, int64_t n) {
+  for (int64_t size = 2; size <= n; size *= 2)
+    for (int64_t step = size / 2; step > 0; step /= 2) {
+      __syncthreads();
+      for (int64_t t = threadIdx.x; t < n / 2; t += blockDim.x) {
+        int64_t i = 2 * t - (t & (step - 1)), j = i + step;
+        fk_entry a = e[i], b = e[j];
+        if ((a < b) == ((i & size) == 0)) e[i] = b, e[j] = a;
+      }
+    }
+  __syncthreads();
+}
+
+template <typename T>
+static __global__ void __launch_bounds__(256) top_k_chunk(const __grid_constant__ top_k_args a) {
+  fk_wait_previous();
+  int64_t row = blockIdx.x / a.chunks, start = (blockIdx.x - row * a.chunks) * a.chunk;
+  int64_t n = a.columns - start < a.chunk ? a.columns - start : a.chunk, k = n < a.k ? n : a.k;
+  fk_entry *to = a.found + (int64_t)blockIdx.x * a.k;
+  source<T> s = {(const T *)a.x + fk_row_offset(a.x_rows, row) + start, NULL, start, n};
+  collect(s, k, to);
+  for (int64_t i = k + threadIdx.x; i < a.k; i += blockDim.x) to[i] = 0; /* below every entry */
+}
+
+template <typename T>
+static __device__ __forceinline__ void put(const top_k_args &a, const T *x, int64_t row, int64_t i, fk_entry e) {
+  int64_t column = fk_entry_column(e);
+  a.indices[fk_row_offset(a.index_rows, row) + i] = column;
+  ((T *)a.values)[fk_row_offset(a.value_rows, row) + i] = x[column];
+}
+
+template <typename T>
+static __global__ void __launch_bounds__(1024) top_k_row(const __grid_constant__ top_k_args a) {
+  extern __shared__ fk_entry room[];
+  fk_wait_previous();
+  int64_t row = blockIdx.x;
+  const T *x = (const T *)a.x + fk_row_offset(a.x_rows, row);
+  fk_entry *sorted = a.sorted ? a.sorted + row * a.padded : room;
+  source<T> s = {x, a.entries ? a.entries + row * a.num_entries : NULL, 0, a.entries ? a.num_entries : a.columns};
+  collect(s, a.k, sorted);
+  for (int64_t i = a.k + threadIdx.x; i < a.padded; i += blockDim.x) sorted[i] = 0;
+  sort_entries(sorted, a.padded);
+  for (int64_t i = threadIdx.x; i < a.k; i += blockDim.x) put(a, x, row, i, sorted[i]);
+}
+
+/* A warp per row. */
+template <typename T>
+static __global__ void __launch_bounds__(128) top_k_short(const __grid_constant__ top_k_args a) {
+  int64_t row = (int64_t)blockIdx.x * 4 + threadIdx.x / 32;
+  int lane = threadIdx.x % 32;
+  fk_wait_previous();
+  if (row >= a.rows) return;
+  const T *x = (const T *)a.x + fk_row_offset(a.x_rows, row);
+  fk_entry kept[SHORT / 32];
+#pragma unroll
+  for (int i = 0; i < SHORT / 32; i++) {
+    int column = i * 32 + lane;
+    kept[i] = column < a.columns ? fk_entry_of(fk_order_of(fk_float(x[column])), column) : 0;
+  }
+  fk_entry mine = 0;
+  for (int64_t n = 0; n < a.k; n++) {
+    fk_entry best = 0;
+#pragma unroll
+    for (int i = 0; i < SHORT / 32; i++) best = kept[i] > best ? kept[i] : best;
+    best = fk_warp_max_entry(best);
+    if (n == lane) mine = best;
+#pragma unroll
+    for (int i = 0; i < SHORT / 32; i++)
+      if (kept[i] == best) kept[i] = 0;
+  }
+  if (lane < a.k) put(a, x, row, lane, mine);
+}
+
+template <typename T>
+static fk_status launch(fk_context *ctx, top_k_args a) {
+  if (a.columns <= SHORT && a.k <= SHORT_K)
+    return fk_launch_early(ctx, top_k_short<T>, dim3((unsigned)fk_ceil_div(a.rows, 4)), dim3(128), 0, a);
+  a.chunk = 4096;
+  while (a.chunk < 8 * a.k) a.chunk *= 2;
+  a.chunks = fk_ceil_div(a.columns, a.chunk);
+  a.num_entries = a.columns;
+  if (a.chunks > 1 && a.rows * a.chunks <= INT32_MAX) {
+    a.num_entries = a.chunks * a.k;
+    a.found = (fk_entry *)fk_scratch(ctx, (size_t)(a.rows * a.num_entries) * sizeof *a.found);
+    if (!a.found) return FK_ERROR_MEMORY;
+    fk_status status = fk_launch_early(ctx, top_k_chunk<T>, dim3((unsigned)(a.rows * a.chunks)), dim3(256), 0, a);
+    if (status != FK_OK) return status;
+    a.entries = a.found;
+  }
+  for (a.padded = 1; a.padded < a.k;) a.padded *= 2;
+  size_t shared = (size_t)a.padded * sizeof(fk_entry);
+  if (a.padded > SORTED_IN_SHARED) {
+    a.sorted = (fk_entry *)fk_scratch(ctx, (size_t)a.rows * shared);
+    if (!a.sorted) return FK_ERROR_MEMORY;
+    shared = 0;
+  }
+  unsigned threads = a.num_entries <= 2048 && a.k <= 512 ? 256 : 1024;
+  return fk_launch_early(ctx, top_k_row<T>, dim3((unsigned)a.rows), dim3(threads), shared, a);
+}
+
+fk_status fk_cuda_top_k(fk_context *ctx, const fk_top_k_args *t) {
+  if (fk_numel(t->values) == 0) return FK_OK;
+  top_k_args a = {};
+  a.x = fk_data(t->x), a.x_rows = fk_rows_of(t->x, 1);
+  a.values = fk_data(t->values), a.value_rows = fk_rows_of(t->values, 1);
+  a.indices = (int64_t *)fk_data(t->indices), a.index_rows = fk_rows_of(t->indices, 1);
+  a.rows = fk_rows(t->x), a.columns = fk_size(t->x, -1), a.k = t->k;
+  if (a.rows > INT32_MAX)
+    return fk_fail(FK_ERROR_UNSUPPORTED, "top_k: cuda: %lld rows are too many", (long long)a.rows);
+  FK_FLOAT_DISPATCH(fk_type_of(t->x), T, return launch<T>(ctx, a));
+}
