@@ -60,6 +60,20 @@ fk_status fk_cuda_fill(fk_cuda *cuda, void *to, int byte, size_t bytes);
 /* n elements of a float dtype: mean + std times what the loader's generator draws from a stream (engine/loader.c). */
 fk_status fk_cuda_random(fk_cuda *cuda, void *to, fk_type type, int64_t n, uint64_t stream, double mean, double std);
 
+/* Greedy decoding between two steps: the tokens found become the next inputs, positions and lengths grow by one, rows
+ * of the caches follow from the block table. All pointers are to device memory; B sequences. */
+typedef struct fk_cuda_decode {
+  int64_t batch_size, num_columns, block_size; /* block_size 0: there are no paged caches */
+  int64_t history;                             /* steps that tokens has room for, at least 1 */
+  const int64_t *best;                         /* [B] */
+  const int32_t *block_table;                  /* [B, num_columns] */
+  int32_t *input_ids, *seq_lens;               /* [B] */
+  int64_t *positions, *slot_mapping;           /* [B] */
+  int32_t *tokens;                             /* [history, B], a ring */
+  int64_t *steps;                              /* [1]: how many there were */
+} fk_cuda_decode;
+fk_status fk_cuda_advance(fk_cuda *cuda, const fk_cuda_decode *decode);
+
 /* Waits for everything queued. Reports errors of kernels, and indices that a kernel found wrong. */
 fk_status fk_cuda_sync(fk_cuda *cuda);
 

@@ -61,6 +61,10 @@ fk_status fk_cuda_random(fk_cuda *cuda, void *to, fk_type type, int64_t n, uint6
   (void)cuda, (void)to, (void)type, (void)n, (void)stream, (void)mean, (void)std;
   return none();
 }
+fk_status fk_cuda_advance(fk_cuda *cuda, const fk_cuda_decode *decode) {
+  (void)cuda, (void)decode;
+  return none();
+}
 fk_status fk_cuda_sync(fk_cuda *cuda) {
   (void)cuda;
   return none();

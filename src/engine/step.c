@@ -105,7 +105,7 @@ static fk_status check_caches(const fk_model *model, const fk_batch *b, int64_t 
 }
 
 /* What a step reads through an index must be there: a wrong index would read beyond a tensor. */
-static fk_status check_batch(const fk_model *model, const fk_batch *b) {
+fk_status fk_step_check(const fk_model *model, const fk_batch *b) {
   const fk_sequence_ops *ops = model->class->sequence;
   int64_t num_blocks, block_size;
   FK_TRY(check_caches(model, b, &num_blocks, &block_size));
@@ -183,7 +183,7 @@ static fk_status run(fk_context *ctx, const fk_model *model, const fk_batch *giv
   fk_binding binding;
   FK_TRY(fk_bind(task, ctx->backend, args, sizeof args / sizeof *args, &binding));
   if (!ctx->unchecked) {
-    fk_status status = check_batch(model, given);
+    fk_status status = fk_step_check(model, given);
     if (status) return fk_fail_in(status, "%s", model->class->name);
   }
   fk_recorder *recorder = ctx->recorder;

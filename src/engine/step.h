@@ -10,6 +10,17 @@
 /* Index tensors in, logits out; weights and caches stay inside the model. */
 fk_status fk_step_task(fk_arena *arena, const fk_model_class *class, const fk_task **task);
 
+/* The same for a model that takes no steps: <class>_forward, with the inputs that the class declares. Outputs are the
+ * model's own temporaries and not part of the definition. */
+fk_status fk_forward_task(fk_arena *arena, const fk_model_class *class, const fk_task **task);
+
+/* class->forward(), of which the recorder is told as one level-4 call. */
+fk_status fk_forward_run(fk_context *ctx, const fk_model *model, const fk_tensors *inputs, fk_tensors *outputs);
+
+/* Whether a batch that has been bound to the definition reads only what is there; index tensors that the host cannot
+ * read pass. */
+fk_status fk_step_check(const fk_model *model, const fk_batch *batch);
+
 /* forward() of a causal language model with the inputs of transformers: input_ids [B, S], optional attention_mask
  * [B, S] (0 = padding, anywhere) and position_ids [B, S] or [1, S] (default: 0 to S - 1, whatever the mask). Puts the
  * output [B, S, output_size] under the given name, in float32 (float64 on ref); rows of padding are zero.
