@@ -8,6 +8,11 @@
 #include <time.h>
 
 #include "core/context.h"
+#include "judge/subset.h"
+
+/* Above this many FLOPs a call is compared with the oracle on some rows, drawn after the answer, where its task allows
+ * it; all other elements are still compared with the baseline. */
+static const double large_call = 2e10, subset_flops = 1e9;
 
 /* Above this many seconds per oracle run, only the first block and one secret other are compared with the oracle. */
 static const double slow_oracle = 0.05;
@@ -28,6 +33,8 @@ typedef struct grading {
   bool alone; /* no candidate: the second arm is another runner of the baseline */
   uint64_t guards[FK_MAX_ARGS];
   double oracle_seconds;
+  fk_subset *subset; /* for large calls: room for the rows to compare, else NULL */
+  char *subset_buffers[3];
   int secret_block;
   fk_tolerance cheap[FK_MAX_ARGS]; /* for comparison with the baseline's answer */
   int64_t gaps[4 * FK_MAX_ROUNDS];
@@ -85,9 +92,11 @@ static double strain(const fk_comparison *r) {
   return s;
 }
 
-static void audit_oracle(grading *g, fk_tensor *const *wide) {
+/* The answers are frames of a plan: of the whole call, or of some of its rows. */
+static void audit_oracle(grading *g, const fk_plan *plan, const fk_frame *candidate, const fk_frame *baseline,
+                         fk_tensor *const *wide) {
   fk_comparison each[FK_MAX_ARGS], all;
-  fk_compare_call(&g->plan, &g->candidate.frame, &g->baseline.frame, wide, each, &all);
+  fk_compare_call(plan, candidate, baseline, wide, each, &all);
   if (g->result->oracle_audits++ == 0 || strain(&all) > strain(&g->result->worst)) g->result->worst = all;
   if (!all.pass) fail(g, FK_VERDICT_WRONG, all.reason);
   for (int i = 0; i < g->plan.task->num_args; i++) {
@@ -124,10 +133,32 @@ static void audit(grading *g, uint64_t seed, fk_tensor *const *wide) {
     snprintf(reason, sizeof reason, "%s: %lld elements were not written", task->args[i].name, (long long)left);
     if (left > 0) fail(g, FK_VERDICT_WRONG, reason);
   }
-  if (wide)
-    audit_oracle(g, wide);
-  else
-    audit_baseline(g);
+  if (wide) audit_oracle(g, &g->plan, &g->candidate.frame, &g->baseline.frame, wide);
+  if (!wide || g->subset) audit_baseline(g);
+}
+
+enum { INPUTS, BASELINE, CANDIDATE };
+
+/* Compares some rows, drawn now, with the oracle. */
+static fk_status audit_rows(grading *g) {
+  const char *full[] = {g->inputs, g->baseline.answer, g->candidate.answer};
+  fk_tensor *wide[FK_MAX_ARGS];
+  fk_frame baseline, candidate;
+  int64_t rows;
+  if (!fk_subset_possible(&g->plan, &rows)) return FK_OK;
+  FK_TRY(fk_subset_make(&g->plan, (int64_t)(subset_flops * (double)rows / g->result->flops), secret(), g->subset));
+  for (int k = 0; k < 3; k++) {
+    free(g->subset_buffers[k]);
+    g->subset_buffers[k] = aligned_alloc(64, (g->subset->plan.bytes + 64) / 64 * 64);
+    if (!g->subset_buffers[k])
+      return fk_fail(FK_ERROR_MEMORY, "%s: no memory for the oracle's rows", g->plan.task->name);
+    fk_subset_copy(g->subset, full[k], g->subset_buffers[k]);
+  }
+  FK_TRY(fk_plan_oracle(&g->subset->plan, g->subset_buffers[INPUTS], g->ref, wide));
+  fk_plan_frame(&g->subset->plan, g->subset_buffers[BASELINE], &baseline);
+  fk_plan_frame(&g->subset->plan, g->subset_buffers[CANDIDATE], &candidate);
+  audit_oracle(g, &g->subset->plan, &candidate, &baseline, wide);
+  return FK_OK;
 }
 
 /* ---- Blocks ---------------------------------------------------------------------------------------------- */
@@ -158,9 +189,11 @@ static fk_status run_pair(grading *g, uint64_t seed, bool baseline_first, bool t
   if (fk_verdict_failed(g->result->verdict)) return FK_OK;
   if (!baseline_first) FK_TRY(run_arm(g, &g->baseline, timed, base));
   double start = seconds();
-  fk_status status = oracle ? fk_plan_oracle(&g->plan, g->inputs, g->ref, wide) : FK_OK;
+  bool whole = oracle && !g->subset;
+  fk_status status = whole ? fk_plan_oracle(&g->plan, g->inputs, g->ref, wide) : FK_OK;
+  if (oracle && g->subset) status = audit_rows(g); /* first: it sets what the baseline comparison allows */
   if (oracle && !status) g->oracle_seconds = seconds() - start;
-  if (!status) audit(g, seed, oracle ? wide : NULL);
+  if (!status) audit(g, seed, whole ? wide : NULL);
   fk_context_reset(g->ref);
   return status;
 }
@@ -248,6 +281,11 @@ static fk_status grade(grading *g, const char *object) {
     return fk_fail(FK_ERROR_MEMORY, "%s: no memory for a case of %llu bytes", g->plan.task->name,
                    (unsigned long long)g->plan.bytes);
   FK_TRY(measure_costs(g));
+  int64_t rows;
+  if (g->result->flops > large_call && fk_subset_possible(&g->plan, &rows)) {
+    g->subset = calloc(1, sizeof *g->subset);
+    if (!g->subset) return fk_fail(FK_ERROR_MEMORY, "%s: no memory to judge a case", g->plan.task->name);
+  }
   FK_TRY(start_arms(g, object));
   return fk_verdict_failed(g->result->verdict) ? FK_OK : run_blocks(g);
 }
@@ -270,6 +308,8 @@ fk_status fk_grade_case(const fk_case *c, const char *object, const fk_grade_opt
   free(g->inputs);
   free(g->baseline.answer);
   free(g->candidate.answer);
+  for (int i = 0; i < 3; i++) free(g->subset_buffers[i]);
+  free(g->subset);
   free(g);
   return status;
 }
