@@ -1,0 +1,26 @@
+/* conv2d on the GPU: what its files share.
+ *
+ * A conv_job is one call in plain numbers. Each of the ways to compute it says whether it can (conv_..._can) and queues
+ * itself; cuda.cu chooses. Weights come as [out_channels][channels][taps]. */
+#pragma once
+
+#include "device/cuda/kernel.cuh"
+#include "tasks/conv2d.h"
+
+typedef struct conv_job {
+  const void *x, *weight, *bias; /* bias may be NULL */
+  void *out;
+  int64_t x_batch, x_row, x_pixel;       /* strides in elements */
+  int64_t out_batch, out_row, out_pixel; /* strides in elements */
+  int batch, height, width, in_channels;
+  int out_height, out_width, out_channels;
+  int kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+  int groups, channels, features; /* channels and features: of a group */
+  int64_t pixels;                 /* of out, all images */
+} conv_job;
+
+/* Everything, in float32 arithmetic. */
+fk_status conv_direct(fk_context *ctx, fk_type type, const conv_job &j);
+
+/* One input and one output channel per group. */
+fk_status conv_depthwise(fk_context *ctx, fk_type type, const conv_job &j);

@@ -1,0 +1,55 @@
+/* conv2d on the GPU: chooses how (conv.cuh). */
+#include "conv.cuh"
+
+static bool fits_int(const fk_conv2d_args *a) {
+  const fk_tensor *tensors[] = {a->x, a->weight, a->out};
+  for (const fk_tensor *t : tensors)
+    for (int i = 0; i < 4; i++)
+      if (t->shape[i] > INT32_MAX / 2) return false;
+  /* Where a window begins and ends, in pixels. */
+  return a->out->shape[1] * a->stride_h + a->padding_h + a->weight->shape[2] * a->dilation_h < INT32_MAX &&
+         a->out->shape[2] * a->stride_w + a->padding_w + a->weight->shape[3] * a->dilation_w < INT32_MAX;
+}
+
+static conv_job job_of(const fk_conv2d_args *a) {
+  conv_job j = {};
+  j.x = fk_data(a->x);
+  j.weight = fk_data(a->weight);
+  j.bias = a->bias ? fk_data(a->bias) : NULL;
+  j.out = fk_data(a->out);
+  j.x_batch = fk_stride(a->x, 0);
+  j.x_row = fk_stride(a->x, 1);
+  j.x_pixel = fk_stride(a->x, 2);
+  j.out_batch = fk_stride(a->out, 0);
+  j.out_row = fk_stride(a->out, 1);
+  j.out_pixel = fk_stride(a->out, 2);
+  j.batch = (int)fk_size(a->x, 0);
+  j.height = (int)fk_size(a->x, 1);
+  j.width = (int)fk_size(a->x, 2);
+  j.in_channels = (int)fk_size(a->x, 3);
+  j.out_height = (int)fk_size(a->out, 1);
+  j.out_width = (int)fk_size(a->out, 2);
+  j.out_channels = (int)fk_size(a->out, 3);
+  j.channels = (int)fk_size(a->weight, 1);
+  j.kernel_h = (int)fk_size(a->weight, 2);
+  j.kernel_w = (int)fk_size(a->weight, 3);
+  j.stride_h = (int)a->stride_h;
+  j.stride_w = (int)a->stride_w;
+  j.padding_h = (int)a->padding_h;
+  j.padding_w = (int)a->padding_w;
+  j.dilation_h = (int)a->dilation_h;
+  j.dilation_w = (int)a->dilation_w;
+  j.groups = (int)a->groups;
+  j.features = j.out_channels / j.groups;
+  j.pixels = (int64_t)j.batch * j.out_height * j.out_width;
+  return j;
+}
+
+fk_status fk_cuda_conv2d(fk_context *ctx, const fk_conv2d_args *a) {
+  if (fk_numel(a->out) == 0) return FK_OK;
+  if (!fits_int(a)) return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: expected sides below 2^30");
+  conv_job j = job_of(a);
+  fk_type type = fk_type_of(a->x);
+  if (j.channels == 1 && j.features == 1) return conv_depthwise(ctx, type, j);
+  return conv_direct(ctx, type, j);
+}
