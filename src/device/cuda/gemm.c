@@ -25,7 +25,8 @@ static const double worth_flops = 1 << 24;
 /* What a choice may depend on; no gaps between the members: compared and hashed as bytes. */
 typedef struct key {
   int64_t rows, features, depth, ldx, ldw, ldo;
-  int32_t type, out_type, scales, has_bias;
+  int32_t type, out_type, has_bias;
+  int32_t scales, many_x_scales, many_weight_scales;
   uint32_t align_x, align_w, align_o, align_bias;
 } key;
 
@@ -84,6 +85,8 @@ static key key_of(const fk_gemm_args *g) {
                .type = (int32_t)g->type,
                .out_type = (int32_t)g->out_type,
                .scales = (int32_t)g->scales,
+               .many_x_scales = g->num_x_scales > 1,
+               .many_weight_scales = g->num_weight_scales > 1,
                .has_bias = g->bias != NULL,
                .align_x = fk_gemm_alignment(g->x),
                .align_w = fk_gemm_alignment(g->weight),
@@ -100,10 +103,11 @@ static int64_t bucket_rows(int64_t rows) {
 }
 
 static void shape_text(const key *k, char *text, size_t size) {
-  snprintf(text, size, "%s>%s m%lld n%lld k%lld ld%lld,%lld,%lld align%u,%u,%u,%u bias%d scales%d",
+  snprintf(text, size, "%s>%s m%lld n%lld k%lld ld%lld,%lld,%lld align%u,%u,%u,%u bias%d scales%d%d%d",
            fk_type_name((fk_type)k->type), fk_type_name((fk_type)k->out_type), (long long)bucket_rows(k->rows),
            (long long)k->features, (long long)k->depth, (long long)k->ldx, (long long)k->ldw, (long long)k->ldo,
-           k->align_x, k->align_w, k->align_o, k->align_bias, k->has_bias, k->scales);
+           k->align_x, k->align_w, k->align_o, k->align_bias, k->has_bias, k->scales, k->many_x_scales,
+           k->many_weight_scales);
 }
 
 static uint64_t hash(const key *k) {
@@ -175,7 +179,7 @@ void fk_gemm_table_destroy(fk_gemm_table *t, struct fk_cublaslt *lt) {
 
 static fk_status run_choice(const call *c, entry *e, const choice *by) {
   if (by->own) return by->own->run(c->ctx, c->g);
-  return fk_gemm_library_run(c->cuda, c->g, &e->product, &by->algo);
+  return fk_gemm_library_run(c->ctx, c->g, &e->product, &by->algo);
 }
 
 static fk_status prepare(fk_cuda *cuda, fk_gemm_table *t) {

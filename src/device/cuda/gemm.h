@@ -24,8 +24,8 @@ extern "C" {
 /* How float8 operands are scaled. */
 typedef enum fk_gemm_scales {
   FK_GEMM_UNSCALED,
-  FK_GEMM_PER_TENSOR, /* x_scale[1], weight_scale[1] */
-  FK_GEMM_PER_ROW,    /* x_scale[rows], weight_scale[features] */
+  FK_GEMM_OUTER, /* x_scale[1 or rows], weight_scale[1 or features] */
+  FK_GEMM_BLOCKS /* x_scale[rows, depth / 128], weight_scale[features / 128, depth / 128], rounded up */
 } fk_gemm_scales;
 
 typedef struct fk_gemm_args {
@@ -37,6 +37,12 @@ typedef struct fk_gemm_args {
   void *out;
   fk_gemm_scales scales;
   const float *x_scale, *weight_scale;
+  int64_t num_x_scales, num_weight_scales; /* of FK_GEMM_OUTER */
+  int64_t x_scale_row, weight_scale_row;   /* of FK_GEMM_BLOCKS: elements from row to row */
+  /* Queues what the library needs the scales as (its own layout, in scratch) and points ready at them; NULL: as they
+   * are. The library takes FK_GEMM_OUTER with both numbers 1, or both the number of rows and features;
+   * FK_GEMM_BLOCKS with x_scale as [depth / 128, rows] and rows of weight_scale padded to a multiple of four. */
+  fk_status (*prepare)(fk_context *ctx, struct fk_gemm_args *ready);
 } fk_gemm_args;
 
 /* A kernel of ours. fit: 0 when it cannot compute this product, 1 when it can, 2 when it is to be taken unmeasured,

@@ -55,17 +55,21 @@ void fk_gemm_product_free(const fk_cublaslt *lt, fk_gemm_product *p) {
 }
 
 static fk_status lt_scales(const fk_cublaslt *lt, const fk_gemm_product *p, const fk_gemm_args *g) {
-  if (g->scales == FK_GEMM_UNSCALED) return FK_OK;
 #if CUBLAS_VERSION >= 120900
-  int32_t mode = g->scales == FK_GEMM_PER_TENSOR ? CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F
-                                                 : CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
-  LT_TRY(lt, desc_set(p->desc, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof mode));
-  LT_TRY(lt, desc_set(p->desc, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode, sizeof mode));
+  int32_t a = CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F, b = CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
+  if (g->scales == FK_GEMM_OUTER) {
+    bool vectors = g->num_x_scales > 1 || g->num_weight_scales > 1;
+    a = b = vectors ? CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F : CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+  }
+  if (g->scales == FK_GEMM_UNSCALED) return FK_OK;
+  LT_TRY(lt, desc_set(p->desc, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &a, sizeof a));
+  LT_TRY(lt, desc_set(p->desc, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &b, sizeof b));
   return FK_OK;
 #else
   (void)lt;
   (void)p;
-  return g->scales == FK_GEMM_PER_TENSOR ? FK_OK : fk_fail(FK_ERROR_UNSUPPORTED, "cuBLASLt: no scales by rows");
+  if (g->scales == FK_GEMM_UNSCALED || (g->num_x_scales == 1 && g->num_weight_scales == 1)) return FK_OK;
+  return fk_fail(FK_ERROR_UNSUPPORTED, "cuBLASLt: compiled with a version that scales whole tensors only");
 #endif
 }
 
@@ -118,12 +122,16 @@ static bool suits(const fk_gemm_args *g) {
   return !g->bias || fk_gemm_alignment(g->bias) == 16;
 }
 
-fk_status fk_gemm_library_run(fk_cuda *cuda, const fk_gemm_args *g, fk_gemm_product **product,
+fk_status fk_gemm_library_run(fk_context *ctx, const fk_gemm_args *given, fk_gemm_product **product,
                               const fk_gemm_algo *algo) {
+  fk_cuda *cuda = fk_context_cuda(ctx);
   const fk_cublaslt *lt = cuda->cublaslt;
+  fk_gemm_args ready = *given;
+  const fk_gemm_args *g = &ready;
   const float one = 1, zero = 0;
   cublasLtMatmulAlgo_t copy;
   memcpy(&copy, algo, sizeof copy);
+  if (given->prepare) FK_TRY(given->prepare(ctx, &ready));
   FK_TRY(product_of(lt, g, product));
   const fk_gemm_product *p = *product;
   FK_TRY(lt_pointers(lt, p, g));
@@ -224,9 +232,9 @@ bool fk_gemm_library_valid(fk_cuda *cuda, const fk_gemm_args *g, fk_gemm_product
   (void)algo;
   return false;
 }
-fk_status fk_gemm_library_run(fk_cuda *cuda, const fk_gemm_args *g, fk_gemm_product **product,
+fk_status fk_gemm_library_run(fk_context *ctx, const fk_gemm_args *g, fk_gemm_product **product,
                               const fk_gemm_algo *algo) {
-  (void)cuda;
+  (void)ctx;
   (void)g;
   (void)product;
   (void)algo;

@@ -24,7 +24,7 @@ void fk_gemm_library_propose(fk_cuda *cuda, const fk_gemm_args *g, fk_gemm_produ
 /* Whether an algorithm that was chosen for other rows, or by another process, computes this product. */
 bool fk_gemm_library_valid(fk_cuda *cuda, const fk_gemm_args *g, fk_gemm_product **product, const fk_gemm_algo *algo);
 
-fk_status fk_gemm_library_run(fk_cuda *cuda, const fk_gemm_args *g, fk_gemm_product **product,
+fk_status fk_gemm_library_run(fk_context *ctx, const fk_gemm_args *g, fk_gemm_product **product,
                               const fk_gemm_algo *algo);
 
 /* "cublaslt 66 tile 24 stages 9 splitk 1": the library's own numbers. */
