@@ -168,7 +168,6 @@ static void output_rows(strip *s, int64_t start, int64_t end, const float **line
   const problem *p = s->d->p;
   tile_fn *tile = choose_tile(s->d);
   fk_vec sum[TILE];
-  memset(s->ring, 0, (size_t)(s->d->lines * s->d->columns * FK_LANES) * 4);
   for (int64_t i = 0; i < s->d->lines; i++) s->tags[i] = -1;
   for (int64_t row = start; row < end; row++) {
     for (int64_t ky = 0; ky < p->kernel_h; ky++) {
@@ -224,6 +223,8 @@ static inline fk_status conv_depthwise(fk_context *ctx, const problem *p) {
   int64_t items = strips * ((p->out_height + d.rows - 1) / d.rows);
 #pragma omp parallel if (p->pixels * p->taps * p->in_channels > 1 << 16)
   {
+    /* Items write the same columns of a ring, so what is beside the image stays zero. */
+    memset(d.threads + fk_thread_index() * d.thread_bytes, 0, (size_t)(d.lines * d.columns * FK_LANES) * 4);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < blocks; i++) pack_kernels(p, i * FK_LANES, d.weights + i * p->taps * FK_LANES);
       /* In order: neighbouring channels share cache lines and pages. */

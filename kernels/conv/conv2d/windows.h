@@ -332,8 +332,14 @@ static inline fk_status conv_windows(fk_context *ctx, const problem *p) {
 #pragma omp for schedule(static)
         for (int64_t v = 0; v < w.vecs; v++) pack_vec(&w, v);
       }
+      /* With an item each, threads keep theirs from call to call, and its pixels in their caches. */
+      if (w.blocks * w.parts <= fk_max_threads()) {
+#pragma omp for schedule(static, 1)
+        for (int64_t i = 0; i < w.blocks * w.parts; i++) window_item(&w, i);
+      } else {
 #pragma omp for schedule(dynamic)
-      for (int64_t i = 0; i < w.blocks * w.parts; i++) window_item(&w, i);
+        for (int64_t i = 0; i < w.blocks * w.parts; i++) window_item(&w, i);
+      }
     }
   }
   return FK_OK;
