@@ -87,6 +87,10 @@ int fk_cuda_graph_nodes(const fk_cuda_graph *graph);
 const char *fk_cuda_graph_foreign(const fk_cuda_graph *graph);
 void fk_cuda_graph_destroy(fk_cuda_graph *graph);
 
+/* What computed the last matrix product of this GPU: an own kernel's name, or "cublaslt 66 tile 24 stages 9 splitk 1";
+ * "" when there was none. Valid until the next one. */
+const char *fk_cuda_gemm_choice(const fk_cuda *cuda);
+
 /* Two marks on the stream and the milliseconds between them; elapsed waits for the second. */
 typedef struct fk_cuda_timer fk_cuda_timer;
 fk_status fk_cuda_timer_create(fk_cuda *cuda, fk_cuda_timer **timer);

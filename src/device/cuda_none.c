@@ -37,6 +37,10 @@ fk_status fk_cuda_enter(const fk_cuda *cuda) {
   (void)cuda;
   return none();
 }
+const char *fk_cuda_gemm_choice(const fk_cuda *cuda) {
+  (void)cuda;
+  return "";
+}
 fk_memory *fk_cuda_memory(fk_cuda *cuda) {
   (void)cuda;
   return 0;

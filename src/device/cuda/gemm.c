@@ -324,7 +324,7 @@ static fk_status choose(const call *c, entry *e) {
   return FK_OK;
 }
 
-const char *fk_gemm_choice(const fk_cuda *cuda) {
+const char *fk_cuda_gemm_choice(const fk_cuda *cuda) {
   fk_gemm_table *t = cuda->gemms;
   if (!t || !t->last) return "";
   const choice *by = &t->last->choice;

@@ -56,10 +56,6 @@ typedef struct fk_gemm_kernel {
 /* rows, features and depth are at least 1. FK_ERROR_UNSUPPORTED when nothing can compute it. */
 fk_status fk_gemm(fk_context *ctx, const fk_gemm_args *g, const fk_gemm_kernel *own, int num_own);
 
-/* What the last product of this device ran on: an own kernel's name, or "cublaslt 66 tile 24 stages 9 splitk 1". ""
- * when there was none. Valid until the next one. */
-const char *fk_gemm_choice(const fk_cuda *cuda);
-
 typedef struct fk_gemm_table fk_gemm_table;
 void fk_gemm_table_destroy(fk_gemm_table *table, struct fk_cublaslt *lt); /* before the library's handle */
 
