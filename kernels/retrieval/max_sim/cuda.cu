@@ -1,0 +1,210 @@
+/* max_sim on the GPU: a block per document and query. Its warps share out the tokens of the document; a query goes by
+ * in groups of 32 tokens. 16-bit tokens of usual dimensions go through the tensor cores (the query's fragments stay in
+ * registers, the document's come straight from memory), all others through tiles in shared memory. */
+#include "device/cuda/kernel.cuh"
+#include "tasks/max_sim.h"
+
+enum { GROUP = 32, WARPS = 4, THREADS = 32 * WARPS, DEPTH = 32 };
+
+typedef struct max_sim_args {
+  const void *q, *d;
+  const int32_t *offsets;
+  const uint8_t *mask;
+  float *scores;
+  int64_t num_queries, query_len, num_doc_tokens, num_docs, dim;
+  int64_t q_outer, q_row, d_row, scores_row;
+  fk_index_check check;
+} max_sim_args;
+
+/* What a query token scores where a document shows no token. */
+static constexpr float nothing = -9999;
+
+/* A NaN is kept once it is there: no number is above it. */
+static __device__ __forceinline__ float best_of(float best, float s) {
+  return s > best || s != s ? s : best;
+}
+
+/* The tokens of document j; false when the offsets are wrong. */
+static __device__ bool document(const max_sim_args &a, int64_t j, int64_t *start, int64_t *end) {
+  *start = a.offsets[j], *end = a.offsets[j + 1];
+  bool ok = fk_index_ok(a.check, *start, j == 0 ? 1 : a.num_doc_tokens + 1);
+  ok = ok && fk_index_ok(a.check, *end - *start, a.num_doc_tokens - *start + 1);
+  return ok && (j + 1 < a.num_docs || fk_index_ok(a.check, a.num_doc_tokens - *end, 1));
+}
+
+static __device__ __forceinline__ bool visible(const max_sim_args &a, int64_t token, int64_t end) {
+  return token < end && (!a.mask || a.mask[token]);
+}
+
+/* Adds a group's maxima, [WARPS][GROUP] in shared memory, in order. Called by thread 0. */
+static __device__ double sum_of_group(const float (*best)[GROUP], int64_t tokens) {
+  double sum = 0;
+  for (int t = 0; t < GROUP && t < tokens; t++) {
+    float b = best[0][t];
+    for (int w = 1; w < WARPS; w++) b = best_of(b, best[w][t]);
+    sum += (double)b;
+  }
+  return sum;
+}
+
+/* ---- Any type and dimension ------------------------------------------------------------------------------- */
+
+/* A warp has 32 query tokens, one per lane, and 8 document tokens at a time. */
+template <typename T>
+static __global__ void __launch_bounds__(THREADS) max_sim_any(const __grid_constant__ max_sim_args a) {
+  __shared__ float q[DEPTH][GROUP + 1], d[WARPS][8][DEPTH], best[WARPS][GROUP];
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  int64_t doc = blockIdx.x % a.num_docs, query = blockIdx.x / a.num_docs, start, end;
+  fk_wait_previous();
+  if (!document(a, doc, &start, &end)) return;
+  const T *from = (const T *)a.q + query * a.q_outer;
+  double sum = 0;
+  bool seen = false;
+  for (int64_t group = 0; group < a.query_len; group += GROUP) {
+    float mine = -INFINITY;
+    seen = false;
+    for (int64_t first = start; first < end; first += 8 * WARPS) {
+      int64_t token = first + warp * 8;
+      float s[8] = {};
+      for (int64_t k = 0; k < a.dim; k += DEPTH) {
+        __syncthreads();
+        for (int t = warp; t < GROUP; t += WARPS)
+          q[lane][t] =
+              group + t < a.query_len && k + lane < a.dim ? fk_float(from[(group + t) * a.q_row + k + lane]) : 0;
+        for (int t = 0; t < 8; t++)
+          d[warp][t][lane] =
+              token + t < end && k + lane < a.dim ? fk_float(((const T *)a.d)[(token + t) * a.d_row + k + lane]) : 0;
+        __syncthreads();
+        int depth = (int)(a.dim - k < DEPTH ? a.dim - k : DEPTH);
+        for (int i = 0; i < depth; i++)
+#pragma unroll
+          for (int t = 0; t < 8; t++) s[t] = fmaf(q[i][lane], d[warp][t][i], s[t]);
+      }
+#pragma unroll
+      for (int t = 0; t < 8; t++)
+        if (visible(a, token + t, end)) mine = best_of(mine, s[t]), seen = true;
+    }
+    best[warp][lane] = mine;
+    seen = __syncthreads_or(seen);
+    if (threadIdx.x == 0) sum += sum_of_group(best, a.query_len - group);
+    __syncthreads();
+  }
+  if (threadIdx.x > 0) return;
+  if (!seen) sum = (double)nothing * (double)a.query_len;
+  a.scores[query * a.scores_row + doc] = (float)sum;
+}
+
+/* ---- Tensor cores ------------------------------------------------------------------------------------------ */
+
+template <typename T>
+static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (std::is_same<T, __half>::value)
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* 8 neighbouring elements of a row, zeros when the row does not exist. The product does not care in which order the
+ * dimensions come, as long as both sides agree: lane c of four takes dimensions 8 c to 8 c + 7 of each 32, where the
+ * fragment's layout would have it take pairs. */
+template <typename T>
+static __device__ __forceinline__ uint4 eight(const T *row, int block, int lane, bool exists) {
+  if (!exists) return make_uint4(0, 0, 0, 0);
+  return *reinterpret_cast<const uint4 *>(row + block * 32 + lane % 4 * 8);
+}
+
+/* BLOCKS: the dimension is 32 * BLOCKS. */
+template <typename T, int BLOCKS>
+static __global__ void __launch_bounds__(THREADS) max_sim_tensor(const __grid_constant__ max_sim_args a) {
+  __shared__ float best[WARPS][GROUP];
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  int64_t doc = blockIdx.x % a.num_docs, query = blockIdx.x / a.num_docs, start, end;
+  fk_wait_previous();
+  if (!document(a, doc, &start, &end)) return;
+  const T *from = (const T *)a.q + query * a.q_outer, *tokens = (const T *)a.d;
+  double sum = 0;
+  bool seen = false;
+  for (int64_t group = 0; group < a.query_len; group += GROUP) {
+    uint4 q[4][BLOCKS]; /* query tokens lane / 4 + 8 i */
+    float mine[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      int64_t t = group + lane / 4 + 8 * i;
+      mine[i] = -INFINITY;
+#pragma unroll
+      for (int b = 0; b < BLOCKS; b++) q[i][b] = eight(from + t * a.q_row, b, lane, t < a.query_len);
+    }
+    seen = false;
+    for (int64_t first = start + warp * 8; first < end; first += 8 * WARPS) {
+      uint4 d[BLOCKS];
+      int64_t token = first + lane / 4, shown = first + lane % 4 * 2;
+#pragma unroll
+      for (int b = 0; b < BLOCKS; b++) d[b] = eight(tokens + token * a.d_row, b, lane, token < end);
+      bool show[2] = {visible(a, shown, end), visible(a, shown + 1, end)};
+      float s[2][4] = {};
+#pragma unroll
+      for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+          const uint4 &low = q[2 * m][b], &high = q[2 * m + 1][b];
+          uint32_t one[4] = {low.x, high.x, low.y, high.y}, two[4] = {low.z, high.z, low.w, high.w};
+          multiply<T>(s[m], one, d[b].x, d[b].y);
+          multiply<T>(s[m], two, d[b].z, d[b].w);
+        }
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int n = 0; n < 2; n++)
+          if (show[n]) mine[i] = best_of(mine[i], s[i / 2][i % 2 * 2 + n]), seen = true;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      mine[i] = best_of(mine[i], __shfl_xor_sync(0xffffffffu, mine[i], 1));
+      mine[i] = best_of(mine[i], __shfl_xor_sync(0xffffffffu, mine[i], 2));
+      if (lane % 4 == 0) best[warp][lane / 4 + 8 * i] = mine[i];
+    }
+    seen = __syncthreads_or(seen);
+    if (threadIdx.x == 0) sum += sum_of_group(best, a.query_len - group);
+    __syncthreads();
+  }
+  if (threadIdx.x > 0) return;
+  if (!seen) sum = (double)nothing * (double)a.query_len;
+  a.scores[query * a.scores_row + doc] = (float)sum;
+}
+
+template <typename T>
+static fk_status launch(fk_context *ctx, const max_sim_args &a) {
+  dim3 grid((unsigned)(a.num_queries * a.num_docs)), block(THREADS);
+  bool packed = ((uintptr_t)a.q | (uintptr_t)a.d) % 16 == 0 && (a.q_outer | a.q_row | a.d_row) % 8 == 0;
+  if constexpr (sizeof(T) == 2) {
+    if (packed && a.dim == 128) return fk_launch_early(ctx, max_sim_tensor<T, 4>, grid, block, 0, a);
+    if (packed && a.dim == 96) return fk_launch_early(ctx, max_sim_tensor<T, 3>, grid, block, 0, a);
+    if (packed && a.dim == 64) return fk_launch_early(ctx, max_sim_tensor<T, 2>, grid, block, 0, a);
+    if (packed && a.dim == 32) return fk_launch_early(ctx, max_sim_tensor<T, 1>, grid, block, 0, a);
+  }
+  return fk_launch_early(ctx, max_sim_any<T>, grid, block, 0, a);
+}
+
+fk_status fk_cuda_max_sim(fk_context *ctx, const fk_max_sim_args *t) {
+  max_sim_args a = {};
+  a.num_queries = fk_size(t->q, 0), a.query_len = fk_size(t->q, 1), a.dim = fk_size(t->q, 2);
+  a.num_doc_tokens = fk_size(t->d, 0), a.num_docs = fk_size(t->scores, 1);
+  if (a.num_queries == 0 || a.num_docs == 0) return FK_OK;
+  if (a.num_queries * a.num_docs > INT32_MAX)
+    return fk_fail(FK_ERROR_UNSUPPORTED, "max_sim: cuda: %lld queries and %lld documents are too many",
+                   (long long)a.num_queries, (long long)a.num_docs);
+  a.q = fk_data(t->q), a.d = fk_data(t->d);
+  a.offsets = (const int32_t *)fk_data(t->cu_seqlens_d);
+  if (t->doc_mask) a.mask = (const uint8_t *)fk_data(t->doc_mask);
+  a.scores = (float *)fk_data(t->scores);
+  a.q_outer = fk_stride(t->q, 0), a.q_row = fk_stride(t->q, 1), a.d_row = fk_stride(t->d, 0);
+  a.scores_row = fk_stride(t->scores, 0);
+  a.check = fk_index_checker(ctx, "max_sim: cu_seqlens_d");
+  FK_FLOAT_DISPATCH(fk_type_of(t->q), T, return launch<T>(ctx, a));
+}
