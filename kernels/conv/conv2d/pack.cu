@@ -1,0 +1,45 @@
+/* The weights of conv2d with their channels last: [out_channels][taps * channels], rows padded with zeros to `pitch`.
+ * What every matrix kernel reads, because the pixels have their channels last too. */
+#include "conv.cuh"
+
+enum { THREADS = 256, ROOM = 8192 }; /* elements of a filter that a block turns around at a time */
+
+/* A block per output channel. */
+template <typename T>
+static __global__ void __launch_bounds__(THREADS)
+    channels_last(const T *from, T *to, int channels, int taps, int64_t pitch) {
+  __shared__ T room[ROOM];
+  fk_wait_previous();
+  int64_t depth = (int64_t)channels * taps;
+  from += blockIdx.x * depth;
+  to += blockIdx.x * pitch;
+  int step = ROOM / taps; /* channels at a time */
+  for (int c0 = 0; c0 < channels; c0 += step) {
+    int count = channels - c0 < step ? channels - c0 : step;
+    __syncthreads();
+    for (int i = threadIdx.x; i < count * taps; i += THREADS) room[i] = from[(int64_t)c0 * taps + i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < count * taps; i += THREADS) {
+      int tap = i / count, c = i - tap * count;
+      to[(int64_t)tap * channels + c0 + c] = room[c * taps + tap];
+    }
+  }
+  for (int64_t i = depth + threadIdx.x; i < pitch; i += THREADS) to[i] = fk_from<T>(0);
+}
+
+bool conv_can_pack(const conv_job &j) {
+  return (int64_t)j.kernel_h * j.kernel_w <= ROOM;
+}
+
+fk_status conv_pack(fk_context *ctx, fk_type type, const conv_job &j, int64_t pitch, const void **packed) {
+  int taps = j.kernel_h * j.kernel_w;
+  int64_t depth = (int64_t)taps * j.channels;
+  *packed = j.weight;
+  if (taps == 1 && pitch == depth) return FK_OK;
+  void *to = fk_scratch(ctx, (size_t)(j.out_channels * pitch * (int64_t)(fk_type_bits(type) / 8)));
+  if (!to) return FK_ERROR_MEMORY;
+  *packed = to;
+  FK_FLOAT_DISPATCH(type, T,
+                    return fk_launch_early(ctx, channels_last<T>, dim3((unsigned)j.out_channels), dim3(THREADS), 0,
+                                           (const T *)j.weight, (T *)to, j.channels, taps, pitch));
+}
