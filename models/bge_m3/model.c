@@ -114,6 +114,12 @@ static fk_status forward(fk_context *ctx, const fk_model *model, const fk_tensor
   return m->colbert ? put_colbert(&p) : FK_OK;
 }
 
+static const fk_model_input model_inputs[] = {{"input_ids", "batch length", false},
+                                              {"attention_mask", "batch length", false},
+                                              {"token_type_ids", "batch length", false},
+                                              {"position_ids", "position_batch length", false},
+                                              {0}};
+
 const fk_model_class fk_model_bge_m3 = {
     .name = "bge_m3",
     .category = "Recommendation & Specialized",
@@ -122,4 +128,5 @@ const fk_model_class fk_model_bge_m3 = {
     .state_size = sizeof(bge_m3),
     .load = load,
     .forward = forward,
+    .inputs = model_inputs,
 };

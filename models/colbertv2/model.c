@@ -153,6 +153,18 @@ static fk_status forward(fk_context *ctx, const fk_model *model, const fk_tensor
   return retrieval ? forward_retrieval(ctx, m, inputs, outputs) : FK_OK;
 }
 
+static const fk_model_input model_inputs[] = {{"input_ids", "batch length", false},
+                                              {"attention_mask", "batch length", false},
+                                              {"token_type_ids", "batch length", false},
+                                              {"position_ids", "position_batch length", false},
+                                              {"query_input_ids", "num_queries query_length", false},
+                                              {"query_attention_mask", "num_queries query_length", false},
+                                              {"doc_input_ids", "num_docs doc_length", false},
+                                              {"doc_attention_mask", "num_docs doc_length", false},
+                                              {"doc_token_type_ids", "num_docs doc_length", false},
+                                              {"skiplist", "num_skipped", false},
+                                              {0}};
+
 const fk_model_class fk_model_colbertv2 = {
     .name = "colbertv2",
     .category = "Recommendation & Specialized",
@@ -161,4 +173,5 @@ const fk_model_class fk_model_colbertv2 = {
     .state_size = sizeof(colbert),
     .load = load,
     .forward = forward,
+    .inputs = model_inputs,
 };

@@ -240,6 +240,8 @@ static fk_status forward(fk_context *ctx, const fk_model *model, const fk_tensor
   return put(ctx, outputs, "logits", logits);
 }
 
+static const fk_model_input model_inputs[] = {{"pixel_values", "batch num_channels height width", true}, {0}};
+
 const fk_model_class fk_model_convnextv2 = {
     .name = "convnextv2",
     .category = "Edge & Detection",
@@ -248,4 +250,5 @@ const fk_model_class fk_model_convnextv2 = {
     .state_size = sizeof(convnextv2),
     .load = load,
     .forward = forward,
+    .inputs = model_inputs,
 };

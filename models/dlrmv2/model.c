@@ -316,6 +316,12 @@ static fk_status forward(fk_context *ctx, const fk_model *model, const fk_tensor
   return fk_tensors_put(outputs, "logits", logits);
 }
 
+static const fk_model_input model_inputs[] = {{"dense_features", "batch dense_in_features", true},
+                                              {"sparse_offsets", "num_offsets", false},
+                                              {"sparse_values", "num_values", false},
+                                              {"sparse_weights", "num_values", true},
+                                              {0}};
+
 const fk_model_class fk_model_dlrmv2 = {
     .name = "dlrmv2",
     .category = "Recommendation & Specialized",
@@ -324,4 +330,5 @@ const fk_model_class fk_model_dlrmv2 = {
     .state_size = sizeof(dlrm),
     .load = load,
     .forward = forward,
+    .inputs = model_inputs,
 };

@@ -93,7 +93,8 @@ static fk_status parse_args(fk_task_parser *p, const json_t *root) {
     v = json_object_get(json_object_get(root, groups[arg->role]), arg->name);
     FK_TRY(fk_def_parse_values(p, arg, json_object_get(v, "values")));
   }
-  bool written = p->task->num_outputs > 0;
+  /* A model that runs forward() makes its outputs itself. */
+  bool written = p->task->num_outputs > 0 || p->task->level == 4;
   for (int i = 0; i < p->task->num_args; i++) written |= p->args[i].inout;
   return written ? FK_OK : BAD(p, "outputs: a task must write something");
 }

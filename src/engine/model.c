@@ -110,7 +110,8 @@ static fk_status load(fk_context *ctx, const fk_json *root, const fk_model_optio
   if (!status) status = fk_loader_finish(&l);
   free(l.scratch);
   FK_TRY(status);
-  return model->class->sequence ? fk_step_task(&model->arena, model->class, &model->step_task) : FK_OK;
+  if (model->class->sequence) return fk_step_task(&model->arena, model->class, &model->step_task);
+  return fk_forward_task(&model->arena, model->class, &model->step_task);
 }
 
 /* Takes over the checkpoint, on failure too. */
@@ -206,7 +207,8 @@ fk_status fk_model_forward(fk_context *ctx, const fk_model *model, const fk_tens
   outputs->count = 0;
   if (!model->class->forward)
     return fk_fail(FK_ERROR_UNSUPPORTED, "%s: the model has no forward()", model->class->name);
-  fk_status status = model->class->forward(ctx, model, inputs, outputs);
+  fk_status status = model->class->sequence ? model->class->forward(ctx, model, inputs, outputs)
+                                            : fk_forward_run(ctx, model, inputs, outputs);
   if (status) outputs->count = 0;
   return status;
 }

@@ -62,6 +62,12 @@ typedef struct fk_sequence_ops {
 
 typedef struct fk_model fk_model;
 
+/* An input of forward(), for the level-4 definition. Each may be absent there: the model says what it needs. */
+typedef struct fk_model_input {
+  const char *name, *axes; /* "batch length": one name per dimension; the same name, the same size */
+  bool floats;             /* else integers or bool */
+} fk_model_input;
+
 typedef struct fk_model_class {
   const char *name;                 /* the folder's name */
   const char *category;             /* one of the eight of README */
@@ -73,7 +79,8 @@ typedef struct fk_model_class {
   /* The public reference's forward(): inputs and outputs named as there. Both are host tensors on every device (cuda
    * takes float inputs from GPU memory too); outputs are temporaries of ctx. */
   fk_status (*forward)(fk_context *ctx, const fk_model *model, const fk_tensors *inputs, fk_tensors *outputs);
-  const fk_sequence_ops *sequence; /* NULL when the model does not generate tokens */
+  const fk_sequence_ops *sequence; /* NULL when the model does not generate tokens; then it has inputs */
+  const fk_model_input *inputs;    /* of forward(), ended by a NULL name; NULL for sequence models */
 } fk_model_class;
 
 extern const fk_model_class *const fk_model_classes[]; /* NULL-ended */
@@ -98,7 +105,7 @@ struct fk_model {
   fk_arena arena;           /* host side: descriptors, tables, converted weights */
   fk_arena device;          /* GPU side, of a model on cuda */
   int64_t num_parameters;   /* elements of all weights; a tied weight counts once */
-  const fk_task *step_task; /* the level-4 definition that recorders see; NULL when the model takes no steps */
+  const fk_task *step_task; /* the level-4 definition that recorders see: of a step, or else of forward() */
   void *checkpoint;         /* fk_checkpoint * kept open under the weights, or NULL */
 };
 
@@ -111,7 +118,7 @@ fk_status fk_model_open_config(fk_context *ctx, const char *json, size_t size, c
                                const fk_model_options *options, fk_model **model);
 void fk_model_close(fk_model *model);
 
-/* Runs forward(). A sequence model's forward() is one step, of which the recorder is told. */
+/* Runs forward(), of which the recorder is told as one level-4 call. A sequence model's forward() is one step. */
 fk_status fk_model_forward(fk_context *ctx, const fk_model *model, const fk_tensors *inputs, fk_tensors *outputs);
 
 /* Runs one step of a sequence model. Checks the batch, indices included, unless the context is unchecked. Tells the

@@ -92,6 +92,64 @@ static void counts_follow_from_the_model(void **state) {
   release(&r);
 }
 
+/* A model that takes no steps has its entry too, one call per set of inputs. */
+static void forward_is_level_4(void **state) {
+  (void)state;
+  static const struct {
+    const char *preset, *workload, *task;
+    uint64_t calls;
+  } models[] = {{"bge-m3", NULL, "bge_m3_forward", 2},
+                {"colbertv2.0", "msmarco-passages", "colbertv2_forward", 5},
+                {"convnextv2-tiny-1k-224", NULL, "convnextv2_forward", 2},
+                {"dlrmv2-criteo", NULL, "dlrmv2_forward", 3}};
+  for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+    fk_capture *capture;
+    assert_ok(fk_capture_model(models[i].preset, models[i].workload, 0, &(fk_capture_options){0}, &capture));
+    const fk_record_table *t = fk_capture_find(capture, models[i].task);
+    assert_non_null(t);
+    assert_int_equal(t->task->level, 4);
+    assert_int_equal(t->calls, models[i].calls);
+    assert_int_equal(t->uncosted, 0);
+    long double kernels = 0; /* what the model costs, up to how blocks count the small parts */
+    for (int k = 0; k < fk_capture_count(capture); k++)
+      if (fk_capture_table(capture, k)->task->level == 1) kernels += fk_capture_table(capture, k)->flops;
+    assert_true(kernels > 0 && fabsl(kernels / t->flops - 1) < 0.02L);
+    assert_true(t->bytes > 0);
+    fk_capture_destroy(capture);
+  }
+}
+
+/* Inputs that do not fit the declared ones are refused in the model's own words, and leave nothing recorded. */
+static void wrong_inputs_are_the_models_to_refuse(void **state) {
+  (void)state;
+  fk_context *ctx;
+  fk_model *model;
+  fk_capture *capture;
+  fk_tensors inputs = {0}, outputs;
+  assert_ok(fk_context_create(&(fk_context_options){.backend = FK_META}, &ctx));
+  assert_ok(fk_model_open(ctx, "convnextv2-tiny-1k-224", &(fk_model_options){0}, &model));
+  assert_ok(fk_capture_create(&(fk_capture_options){0}, &capture));
+  assert_ok(fk_tensors_put(&inputs, "pixel_values", fk_empty(ctx, FK_F32, 3, 224, 224)));
+  fk_context_record(ctx, fk_capture_recorder(capture));
+  assert_fails(fk_model_forward(ctx, model, &inputs, &outputs), FK_ERROR_ARGUMENT,
+               "pixel_values: expected shape [batch, channels, height, width], got 3 dimensions");
+  assert_int_equal(outputs.count, 0);
+  assert_int_equal(fk_capture_count(capture), 0);
+  inputs.items[0].tensor = fk_empty(ctx, FK_F32, 1, 3, 224, 224);
+  /* Twice the same in one step: the second is counted without its parts, and has outputs all the same. */
+  for (int i = 0; i < 2; i++) {
+    assert_ok(fk_model_forward(ctx, model, &inputs, &outputs));
+    assert_int_equal(fk_tensors_get(&outputs, "logits")->shape[1], 1000);
+  }
+  assert_ok(fk_capture_step(capture));
+  assert_int_equal(fk_capture_find(capture, "convnextv2_forward")->calls, 2);
+  assert_int_equal(fk_capture_find(capture, "global_avg_pool2d")->calls, 2);
+  fk_context_record(ctx, NULL);
+  fk_capture_destroy(capture);
+  fk_model_close(model);
+  fk_context_destroy(ctx);
+}
+
 static void skipping_changes_nothing(void **state) {
   (void)state;
   const char *a = temp_path(&dir, "skipped.json"), *b = temp_path(&dir, "expanded.json");
@@ -231,10 +289,14 @@ static int remove_dir(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(counts_follow_from_the_model),  cmocka_unit_test(skipping_changes_nothing),
-      cmocka_unit_test(devices_see_the_same_cases),    cmocka_unit_test(merging_keeps_sums),
-      cmocka_unit_test(the_judge_reads_every_case),    cmocka_unit_test(content),
-      cmocka_unit_test(large_tables_become_statistics)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(counts_follow_from_the_model),
+                                     cmocka_unit_test(forward_is_level_4),
+                                     cmocka_unit_test(wrong_inputs_are_the_models_to_refuse),
+                                     cmocka_unit_test(skipping_changes_nothing),
+                                     cmocka_unit_test(devices_see_the_same_cases),
+                                     cmocka_unit_test(merging_keeps_sums),
+                                     cmocka_unit_test(the_judge_reads_every_case),
+                                     cmocka_unit_test(content),
+                                     cmocka_unit_test(large_tables_become_statistics)};
   return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
