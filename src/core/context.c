@@ -204,6 +204,10 @@ static fk_status run(fk_context *ctx, const fk_task *task, const fk_impl *impl, 
 static fk_status call_recorded(fk_context *ctx, const fk_task *task, const fk_impl *impl, const fk_any *args,
                                fk_binding *binding) {
   fk_recorder *recorder = ctx->recorder;
+  /* A recorder wants every level: no fused kernel stands in for a composition, as on meta. */
+  const fk_task_entry *entry = task->index >= 0 ? fk_task_entry_of(task) : NULL;
+  const fk_impl composed = {.fn = entry ? entry->compose : NULL, .self = ctx, .composite = true};
+  if (composed.fn && !impl->foreign) impl = &composed;
   /* An expression over data that has none stays unbound: the recorder sees what is known. */
   (void)fk_binding_finish(task, args, binding);
   fk_status status = FK_OK;

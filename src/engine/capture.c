@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/shadow.h"
+
 enum { MAX_DEPTH = 64 };
 
 /* One distinct call of a step, by its arguments and the content of its integer tensors; where composites are skipped
@@ -52,6 +54,8 @@ struct fk_capture {
   fk_record_table **by_index; /* registered tasks, by task->index */
   int num_registered;
   bool finished;
+  fk_cuda *cuda; /* of the context that is being recorded */
+  fk_shadows shadows;
   fk_status status; /* of recording in this step */
   char *error;
 
@@ -249,11 +253,26 @@ static fk_status keep_stats(fk_capture *c, const fk_tensor *t, fk_stats **out) {
   return FK_OK;
 }
 
+/* Integers in GPU memory have been replaced by their shadows: what is still there is floats, or too large. */
+static fk_status keep_device_stats(fk_capture *c, const fk_arg *arg, const fk_tensor *t, fk_stats **out) {
+  fk_tensor copy;
+  if (!t || !t->data || t->device.type != FK_DL_CUDA || arg->role == FK_OUTPUT || fk_type_bits(fk_type_of(t)) < 8)
+    return FK_OK;
+  fk_arena_mark mark = fk_arena_save(&c->shadows.arena);
+  fk_status status = fk_shadow_make(&c->shadows, c->cuda, t, false, &copy);
+  if (!status && copy.data) status = keep_stats(c, &copy, out);
+  fk_arena_rewind(&c->shadows.arena, mark);
+  return status;
+}
+
 /* Numbers or statistics of the tensors of a call that begins a case. */
 static fk_status keep_content(fk_capture *c, const fk_task *task, const fk_any *args, fk_record *r) {
   for (int i = 0; i < task->num_args && !c->options.shapes_only; i++) {
     const fk_tensor *t = fk_arg_is_tensor(&task->args[i]) ? fk_arg_tensor(&args[i]) : NULL;
-    if (!is_readable(&task->args[i], t)) continue;
+    if (!is_readable(&task->args[i], t)) {
+      FK_TRY(keep_device_stats(c, &task->args[i], t, &r->args[i].stats));
+      continue;
+    }
     if (is_integer(t) && fk_numel(t) <= FK_MAX_KEPT_INTS) {
       FK_TRY(keep_integers(c, t, &r->args[i].ints));
     } else if (fk_type_bits(fk_type_of(t)) >= 8) {
@@ -393,11 +412,26 @@ static fk_status begin(fk_capture *c, const fk_context *ctx, const fk_task *task
   return FK_OK;
 }
 
+/* On a GPU indices are read where the host can see them: costs and content depend on them. */
+static fk_status begin_anywhere(fk_capture *c, const fk_context *ctx, const fk_task *task, const fk_any *args,
+                                const fk_binding *binding, bool *expand) {
+  fk_any host_args[FK_MAX_ARGS];
+  fk_tensor copies[FK_MAX_ARGS];
+  c->cuda = ctx->cuda;
+  if (!c->cuda) return begin(c, ctx, task, args, binding, expand);
+  fk_binding finished = *binding;
+  *expand = true;
+  FK_TRY(fk_shadow_args(&c->shadows, c->cuda, task, args, copies, host_args));
+  /* An expression over data that has none stays unbound, as on meta. */
+  (void)fk_binding_finish(task, host_args, &finished);
+  return begin(c, ctx, task, host_args, &finished, expand);
+}
+
 static bool enter(fk_recorder *self, fk_context *ctx, const fk_task *task, const fk_any *args,
                   const fk_binding *binding) {
   fk_capture *c = (fk_capture *)self;
   bool expand = true;
-  fk_status status = c->status ? c->status : begin(c, ctx, task, args, binding, &expand);
+  fk_status status = c->status ? c->status : begin_anywhere(c, ctx, task, args, binding, &expand);
   if (!status) return expand;
   /* The step goes on uncounted; its end reports the failure. */
   failed(c, status);
@@ -410,7 +444,8 @@ static void leave(fk_recorder *self, fk_context *ctx, const fk_task *task, const
   fk_capture *c = (fk_capture *)self;
   (void)args;
   if (status) failed(c, status);
-  if (--c->depth >= MAX_DEPTH || c->status) return;
+  if (--c->depth == 0) fk_shadows_drop(&c->shadows); /* whose tensors belong to others from now on */
+  if (c->depth >= MAX_DEPTH || c->status) return;
   frame *f = &c->frames[c->depth];
   bool skipped = f->node < 0 && fk_context_backend(ctx) == FK_META && !c->options.expand_all;
   if (task->index < 0 && !skipped) {
@@ -472,6 +507,7 @@ fk_status fk_capture_create(const fk_capture_options *options, fk_capture **out)
   c->options = *options;
   if (!c->options.max_cases) c->options.max_cases = FK_DEFAULT_MAX_CASES;
   fk_arena_init(&c->arena, &fk_host_memory, 1 << 14);
+  fk_shadows_init(&c->shadows);
   c->by_index = by_index;
   c->num_registered = count;
   *out = c;
@@ -494,6 +530,7 @@ void fk_capture_destroy(fk_capture *c) {
   free(c->frozen);
   free(c->error);
   fk_arena_destroy(&c->arena);
+  fk_shadows_destroy(&c->shadows);
   free(c);
 }
 

@@ -7,6 +7,9 @@
  *
  * Counts of different levels overlap: a block's call contains those of its kernels. Never add them up.
  *
+ * On cuda, integers and statistics come from copies in host memory, so that cases are those of every other device;
+ * every call waits for the GPU, and tensors above 64 MiB have no statistics.
+ *
  * A capture owns its tables and copies what it needs: it may outlive the context and the model. */
 #ifndef FK_ENGINE_CAPTURE_H
 #define FK_ENGINE_CAPTURE_H
