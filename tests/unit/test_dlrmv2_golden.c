@@ -128,11 +128,62 @@ static void test_levels_agree(void **state) {
   check_levels(FK_CPU, FK_BF16);
 }
 
-/* ---- Refusals -------------------------------------------------------------------------------------------- */
-
 static void says(const char *message) {
   if (!strstr(fk_last_error(), message)) fail_msg("\"%s\" does not say \"%s\"", fk_last_error(), message);
 }
+
+/* A collection is one embedding_bag per table; hostile integers are refused with their table, and nothing is written
+ * by a call whose offsets are wrong. */
+static void check_collection(fk_backend backend, fk_type type) {
+  static const int64_t own[2][4] = {{0, 2, 2, 3}, {0, 1, 4, 5}};
+  int64_t values[] = {4, 0, 2, 1, 0, 2, 2, 1}, offsets[] = {0, 2, 2, 3, 4, 7, 8}, tables[] = {0, 5, 8};
+  fk_context *ctx = open_context(backend);
+  fk_tensor *weight = NOISE(1, 8, 9), *factors = NOISE(1, 8), *out = NOISE(1, 3, 2, 9), *part = NOISE(1, 3, 9);
+  fk_tensor *v = fk_wrap(ctx, values, FK_I64, (const int64_t[]){8}, 1, NULL);
+  fk_tensor *o = fk_wrap(ctx, offsets, FK_I64, (const int64_t[]){7}, 1, NULL);
+  fk_tensor *t = fk_wrap(ctx, tables, FK_I64, (const int64_t[]){3}, 1, NULL);
+  for (int mode = 0; mode < 2; mode++) {
+    assert_ok(fk_call(ctx, "embedding_bag_collection", v, o, factors, weight, t, mode, out));
+    for (int k = 0; k < 2; k++) {
+      fk_tensor *bags = fk_wrap(ctx, (void *)own[k], FK_I64, (const int64_t[]){4}, 1, NULL);
+      fk_tensor *rows = fk_empty(ctx, type, 3, 9);
+      assert_ok(fk_call(ctx, "embedding_bag", fk_slice(ctx, v, 0, 3 * k, 3 + 2 * k), bags,
+                        fk_slice(ctx, factors, 0, 3 * k, 3 + 2 * k),
+                        fk_slice(ctx, weight, 0, tables[k], tables[k + 1] - tables[k]), mode, part));
+      assert_ok(fk_copy(fk_view(ctx, fk_slice(ctx, out, 1, k, 1), 3, 9), rows));
+      same(type, rows, part);
+    }
+  }
+  const struct {
+    int64_t *at, bad;
+    const char *message;
+  } hostile[] = {{&values[3], 3, "table 1: "},
+                 {&values[0], -1, "values[0]: expected a row of the table"},
+                 {&values[0], 5, "table 0: "},
+                 {&offsets[0], 1, "offsets[0]: expected 0, got 1"},
+                 {&offsets[3], 1, "offsets[3]"},
+                 {&offsets[6], 7, "number of values, 8, got 7"},
+                 {&offsets[5], INT64_MAX, "offsets[6]"},
+                 {&tables[1], -1, "table_offsets[1]"},
+                 {&tables[2], 9, "number of rows, 8, got 9"}};
+  for (size_t i = 0; i < sizeof hostile / sizeof *hostile; i++) {
+    int64_t good = *hostile[i].at;
+    *hostile[i].at = hostile[i].bad;
+    assert_int_equal(fk_call(ctx, "embedding_bag_collection", v, o, factors, weight, t, 0, out), FK_ERROR_ARGUMENT);
+    says(hostile[i].message);
+    *hostile[i].at = good;
+  }
+  fk_context_destroy(ctx);
+}
+
+static void test_collection(void **state) {
+  (void)state;
+  check_collection(FK_REF, FK_F64);
+  check_collection(FK_CPU, FK_F32);
+  check_collection(FK_CPU, FK_BF16);
+}
+
+/* ---- Refusals -------------------------------------------------------------------------------------------- */
 
 static void refuse_config(fk_context *ctx, const char *json, const char *message) {
   fk_model *model;
@@ -339,8 +390,8 @@ static void test_presets(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_ref),         cmocka_unit_test(test_cpu_float32),  cmocka_unit_test(test_cpu_bfloat16),
-      cmocka_unit_test(test_cpu_float16), cmocka_unit_test(test_levels_agree), cmocka_unit_test(test_bad_configs),
-      cmocka_unit_test(test_bad_inputs),  cmocka_unit_test(test_bad_weights),  cmocka_unit_test(test_bad_bags),
-      cmocka_unit_test(test_empty),       cmocka_unit_test(test_presets)};
+      cmocka_unit_test(test_cpu_float16), cmocka_unit_test(test_levels_agree), cmocka_unit_test(test_collection),
+      cmocka_unit_test(test_bad_configs), cmocka_unit_test(test_bad_inputs),   cmocka_unit_test(test_bad_weights),
+      cmocka_unit_test(test_bad_bags),    cmocka_unit_test(test_empty),        cmocka_unit_test(test_presets)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
