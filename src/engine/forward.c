@@ -89,11 +89,21 @@ static fk_status record(fk_context *ctx, const fk_model *model, const fk_any *ar
 
 fk_status fk_forward_run(fk_context *ctx, const fk_model *model, const fk_tensors *inputs, fk_tensors *outputs) {
   const fk_task *task = model->step_task;
-  fk_any args[FK_MAX_ARGS];
+  fk_backend backend = ctx->backend == FK_CUDA ? FK_CPU : ctx->backend;
+  fk_any args[FK_MAX_ARGS], bound[FK_MAX_ARGS];
+  fk_tensor host[FK_MAX_ARGS];
   fk_binding binding;
   if (!ctx->recorder || !task) return model->class->forward(ctx, model, inputs, outputs);
-  for (int i = 0; i < task->num_args; i++) args[i] = fk_any_tensor(fk_tensors_get(inputs, task->args[i].name));
-  fk_status status = fk_bind(task, ctx->backend, args, task->num_args, &binding);
+  for (int i = 0; i < task->num_args; i++) {
+    const fk_tensor *t = fk_tensors_get(inputs, task->args[i].name);
+    args[i] = bound[i] = fk_any_tensor(t);
+    if (!t) continue;
+    /* On cuda inputs may lie on either side: only their shapes are bound. */
+    host[i] = *t;
+    host[i].device = (fk_device){FK_DL_CPU, 0};
+    bound[i] = fk_any_tensor(&host[i]);
+  }
+  fk_status status = fk_bind(task, backend, bound, task->num_args, &binding);
   if (!status) return record(ctx, model, args, &binding, inputs, outputs);
   /* The model has the better words for what is wrong. */
   fk_recorder *recorder = ctx->recorder;
@@ -102,5 +112,5 @@ fk_status fk_forward_run(fk_context *ctx, const fk_model *model, const fk_tensor
   ctx->recorder = recorder;
   if (refusal) return refusal;
   outputs->count = 0;
-  return fk_bind(task, ctx->backend, args, task->num_args, &binding); /* whose message the model's run may have lost */
+  return fk_bind(task, backend, bound, task->num_args, &binding); /* whose message the model's run may have lost */
 }
