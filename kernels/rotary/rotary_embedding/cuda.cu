@@ -1,0 +1,100 @@
+/* rotary_embedding on the GPU: a block per token, an angle read once for all heads that a thread turns. Reading the
+ * position and the row of the table comes before the arithmetic, but the heads are asked for at the same time. */
+#include "rotate.cuh"
+#include "tasks/rotary_embedding.h"
+
+typedef struct rotary_call {
+  const int64_t *positions;
+  const void *table;
+  int64_t table_stride, max_position;
+  void *query, *key; /* key may be NULL: no heads */
+  int64_t query_token, query_head, key_token, key_head;
+  int heads, kv_heads, half;
+  bool is_neox;
+  fk_index_check check;
+} rotary_call;
+
+template <typename T>
+static __device__ __forceinline__ T *head_of(const rotary_call &c, int64_t token, int head) {
+  if (head < c.heads) return (T *)c.query + token * c.query_token + head * c.query_head;
+  return (T *)c.key + token * c.key_token + (head - c.heads) * c.key_head;
+}
+
+template <typename T, typename C, int N>
+static __global__ void rotate(const __grid_constant__ rotary_call c) {
+  fk_wait_previous();
+  int64_t token = blockIdx.x, position = c.positions[token];
+  int all = c.heads + c.kv_heads;
+  bool good = position >= 0 && position < c.max_position;
+  if (!good && threadIdx.x == 0 && threadIdx.y == 0) fk_index_ok(c.check, position, c.max_position);
+  for (int i = threadIdx.x; i < c.half / N; i += blockDim.x) {
+    float cos[N], sin[N];
+    rotate_numbers<T, N> a, b;
+    int at, to, head = threadIdx.y;
+    rotate_places<N>(i, c.half, c.is_neox, at, to);
+    T *x = head_of<T>(c, token, head < all ? head : 0);
+    a = *(const rotate_numbers<T, N> *)(x + at);
+    b = *(const rotate_numbers<T, N> *)(x + to);
+    if (!good) return;
+    const C *row = (const C *)c.table + position * c.table_stride;
+    rotate_load_angles<N>(row + i * N, cos);
+    rotate_load_angles<N>(row + c.half + i * N, sin);
+    while (head < all) {
+      rotate_numbers_by<T, N>(a, b, cos, sin, c.is_neox);
+      *(rotate_numbers<T, N> *)(x + at) = a;
+      *(rotate_numbers<T, N> *)(x + to) = b;
+      head += blockDim.y;
+      if (head >= all) break;
+      x = head_of<T>(c, token, head);
+      a = *(const rotate_numbers<T, N> *)(x + at);
+      b = *(const rotate_numbers<T, N> *)(x + to);
+    }
+  }
+  fk_let_next_start();
+}
+
+template <typename T>
+static bool packs(const fk_tensor *t, int64_t half) {
+  return !t || (fk_packs<T>(fk_data(t), fk_stride(t, 0), half) && fk_packs<T>(fk_data(t), fk_stride(t, 1), half));
+}
+
+template <typename T, typename C>
+static fk_status launch(fk_context *ctx, const fk_rotary_embedding_args *a, const rotary_call &c) {
+  constexpr int N = fk_pack<T>::size;
+  bool packed = packs<T>(a->query, c.half) && packs<T>(a->key, c.half) &&
+                fk_packs<C>(c.table, c.table_stride, c.half) && c.half % N == 0;
+  int across = packed ? c.half / N : c.half, all = c.heads + c.kv_heads;
+  if (across > 128) across = 128;
+  int down = 512 / across < all ? 512 / across : all;
+  dim3 grid((unsigned)fk_size(a->query, 0)), block((unsigned)across, (unsigned)down);
+  if (packed) return fk_launch_early(ctx, rotate<T, C, N>, grid, block, 0, c);
+  return fk_launch_early(ctx, rotate<T, C, 1>, grid, block, 0, c);
+}
+
+fk_status fk_cuda_rotary_embedding(fk_context *ctx, const fk_rotary_embedding_args *a) {
+  fk_type type = fk_type_of(a->query), table = fk_type_of(a->cos_sin_cache);
+  if (table != FK_F32 && table != type)
+    return fk_fail(FK_ERROR_ARGUMENT, "cos_sin_cache: expected dtype float32 or the query's, %s, got %s",
+                   fk_type_name(type), fk_type_name(table));
+  rotary_call c = {};
+  c.positions = (const int64_t *)fk_data(a->positions);
+  c.table = fk_data(a->cos_sin_cache);
+  c.table_stride = fk_stride(a->cos_sin_cache, 0);
+  c.max_position = fk_size(a->cos_sin_cache, 0);
+  c.half = (int)(fk_size(a->cos_sin_cache, 1) / 2);
+  c.query = fk_data(a->query);
+  c.query_token = fk_stride(a->query, 0), c.query_head = fk_stride(a->query, 1);
+  c.heads = (int)fk_size(a->query, 1);
+  if (a->key) {
+    c.key = fk_data(a->key);
+    c.key_token = fk_stride(a->key, 0), c.key_head = fk_stride(a->key, 1);
+    c.kv_heads = (int)fk_size(a->key, 1);
+  }
+  c.is_neox = a->is_neox;
+  c.check = fk_index_checker(ctx, "rotary_embedding: positions");
+  if (fk_size(a->query, 0) == 0 || c.half == 0 || c.heads + c.kv_heads == 0) return FK_OK;
+  FK_FLOAT_DISPATCH(type, T, {
+    if (table == FK_F32) return launch<T, float>(ctx, a, c);
+    return launch<T, T>(ctx, a, c);
+  });
+}
