@@ -51,6 +51,7 @@ fk_status fk_cuda_conv2d(fk_context *ctx, const fk_conv2d_args *a) {
   conv_job j = job_of(a);
   fk_type type = fk_type_of(a->x);
   if (j.channels == 1 && j.features == 1) return conv_depthwise(ctx, type, j);
+  if (conv_can_wgmma(fk_context_cuda(ctx), type, j)) return conv_wgmma(ctx, type, j);
   if (conv_can_mma(type, j)) return conv_mma(ctx, type, j);
   return conv_direct(ctx, type, j);
 }
