@@ -1,5 +1,4 @@
 /* fastkernels doctor: what this machine has and lacks, in words and as JSON, with the two ceilings measured. */
-#include <dlfcn.h>
 #include <jansson.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -21,6 +20,7 @@
 
 #include "cli/cli.h"
 #include "core/registry.h"
+#include "device/cuda.h"
 #include "engine/ceilings.h"
 
 /* Facts are kept as JSON and, unless JSON was asked for, printed as they come. */
@@ -140,38 +140,52 @@ static void report_compilers(report *r) {
     fact(r, "compilers", "cuda", json_null(), "no nvcc: CUDA candidates cannot be compiled here");
 }
 
-/* A function of the driver, by name: the program runs where there is none. */
-static bool driver_symbol(void *library, const char *name, void *function) {
-  void *address = dlsym(library, name);
-  memcpy(function, &address, sizeof address);
-  return address != NULL;
+static json_t *version_text(int version) {
+  return json_sprintf("%d.%d", version / 1000, version % 1000 / 10);
+}
+
+static fk_status report_device(report *r, int id, json_t *devices) {
+  fk_cuda *cuda;
+  fk_cuda_info i;
+  FK_TRY(fk_cuda_create(id, &cuda));
+  fk_status status = fk_cuda_describe(cuda, &i);
+  fk_cuda_destroy(cuda);
+  FK_TRY(status);
+  json_t *o = json_object();
+  json_object_set_new(o, "name", json_string(i.name));
+  json_object_set_new(o, "compute_capability",
+                      json_sprintf("%d.%d", i.compute_capability / 10, i.compute_capability % 10));
+  json_object_set_new(o, "multiprocessors", json_integer(i.num_sms));
+  json_object_set_new(o, "memory_bytes", json_integer((json_int_t)i.memory_bytes));
+  json_object_set_new(o, "l2_bytes", json_integer((json_int_t)i.l2_bytes));
+  json_array_append_new(devices, o);
+  fact(r, "gpu", "devices", json_incref(devices),
+       "%d: %s, compute capability %d.%d, %d multiprocessors, %.1f GiB, "
+       "%.0f MiB L2",
+       id, i.name, i.compute_capability / 10, i.compute_capability % 10, i.num_sms, (double)i.memory_bytes / (1 << 30),
+       (double)i.l2_bytes / (1 << 20));
+  if (id > 0) return FK_OK;
+  json_t *driver = version_text(i.driver_version), *runtime = version_text(i.runtime_version);
+  fact(r, "gpu", "driver", driver, "driver for CUDA %s", json_string_value(driver));
+  fact(r, "gpu", "runtime", runtime, "runtime of CUDA %s, kernels for %s", json_string_value(runtime),
+       fk_cuda_architectures());
+  fact(r, "gpu", "cublaslt", *i.cublaslt ? json_string(i.cublaslt) : json_null(), "cuBLASLt %s",
+       *i.cublaslt ? i.cublaslt : "was not found: matrix products by our own kernels only");
+  fact(r, "gpu", "cudnn", *i.cudnn ? json_string(i.cudnn) : json_null(), "cuDNN %s",
+       *i.cudnn ? i.cudnn : "was not found: convolutions by our own kernels only");
+  return FK_OK;
 }
 
 static void report_gpu(report *r) {
-  void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (!library) {
-    fact(r, "gpu", "driver", json_null(), "no CUDA driver (libcuda.so.1): nothing runs on a GPU here");
-    return;
-  }
-  int (*version_of)(int *), (*init)(unsigned), (*count_of)(int *), (*name_of)(char *, int, int);
-  int version = 0, count = 0;
-  if (!driver_symbol(library, "cuDriverGetVersion", &version_of) || !driver_symbol(library, "cuInit", &init) ||
-      !driver_symbol(library, "cuDeviceGetCount", &count_of) || !driver_symbol(library, "cuDeviceGetName", &name_of) ||
-      version_of(&version) != 0) {
-    fact(r, "gpu", "driver", json_null(), "libcuda.so.1 is there but does not answer");
-    return;
-  }
-  fact(r, "gpu", "driver", json_integer(version), "driver for CUDA %d.%d", version / 1000, version % 1000 / 10);
-  int error = init(0);
-  if (error != 0 || count_of(&count) != 0) count = 0;
-  json_t *names = json_array();
-  for (int i = 0; i < count; i++) {
-    char name[128] = "?";
-    name_of(name, sizeof name, i);
-    json_array_append_new(names, json_string(name));
-  }
-  fact(r, "gpu", "devices", names, "%d devices%s%s", count, count ? ", the first: " : "",
-       count ? json_string_value(json_array_get(names, 0)) : "");
+  int count = fk_cuda_device_count();
+  fk_cuda *cuda = NULL;
+  json_t *devices = json_array();
+  fk_status status = FK_OK;
+  for (int i = 0; i < count && !status; i++) status = report_device(r, i, devices);
+  if (count == 0) status = fk_cuda_create(0, &cuda); /* which says why there is none */
+  if (status) fact(r, "gpu", "devices", json_incref(devices), "%s", fk_last_error());
+  fk_cuda_destroy(cuda);
+  json_decref(devices);
 }
 
 /* Whether an unprivileged process may make user namespaces: tried, in a child. */
@@ -197,6 +211,21 @@ static void report_sandbox(report *r) {
     fact(r, "sandbox", "landlock_abi", json_integer(0), "Landlock: no");
 }
 
+/* Of the first GPU. */
+static fk_status report_gpu_ceilings(report *r) {
+  fk_context *ctx;
+  fk_cuda_ceilings c;
+  FK_TRY(fk_context_create(&(fk_context_options){.backend = FK_CUDA}, &ctx));
+  fk_status status = fk_measure_cuda(ctx, &c);
+  fk_context_destroy(ctx);
+  FK_TRY(status);
+  fact(r, "ceilings", "gpu_copy_bytes_per_second", json_real(c.bytes_per_second),
+       "%.2f TB/s copying within GPU memory (read + written)", c.bytes_per_second / 1e12);
+  fact(r, "ceilings", "gpu_gemm_bfloat16_flops_per_second", json_real(c.flops_per_second),
+       "%.0f TFLOP/s bfloat16 matrix product on the GPU, 8192 x 8192", c.flops_per_second / 1e12);
+  return FK_OK;
+}
+
 static fk_status report_ceilings(report *r) {
   fk_copy_ceiling copy;
   fk_gemm_ceiling gemm;
@@ -211,7 +240,7 @@ static fk_status report_ceilings(report *r) {
        "%.1f GFLOP/s float32 matrix product, %lld x %lld, by %s", gemm.flops_per_second / 1e9, (long long)gemm.size,
        (long long)gemm.size, gemm.by);
   json_object_set_new(json_object_get(r->root, "ceilings"), "gemm_by", json_string(gemm.by));
-  return FK_OK;
+  return fk_cuda_device_count() ? report_gpu_ceilings(r) : FK_OK;
 }
 
 int fk_cmd_doctor(int argc, char **argv) {
