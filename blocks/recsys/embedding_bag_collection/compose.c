@@ -32,15 +32,12 @@ static fk_status pool(fk_context *ctx, const fk_embedding_bag_collection_args *a
   int64_t batch = fk_size(a->out, 0), dim = fk_size(a->out, 2), first = table * batch;
   int64_t count = fk_size(a->values, 0), rows = fk_size(a->weight, 0), top = offset_at(tables, table, rows);
   int64_t start = offset_at(offsets, first, count), end = offset_at(offsets, first + batch, count);
-  int64_t *list = fk_scratch(ctx, (size_t)(batch + 1) * sizeof *list);
-  if (!list) return FK_ERROR_MEMORY;
-  for (int64_t i = 0; i <= batch; i++) list[i] = offset_at(offsets, first + i, count) - start;
-  int64_t shape[] = {batch + 1};
-  fk_tensor bags = {.data = list, .ndim = 1, .device = {FK_DL_CPU, 0}, .shape = shape};
-  bags.dtype = fk_dtype_from(FK_I64);
+  fk_tensor *bags = fk_host(ctx, FK_I64, batch + 1);
+  if (!bags) return FK_ERROR_MEMORY;
+  for (int64_t i = 0; i <= batch; i++) ((int64_t *)bags->data)[i] = offset_at(offsets, first + i, count) - start;
   const fk_tensor *factors = a->per_sample_weights ? fk_slice(ctx, a->per_sample_weights, 0, start, end - start) : NULL;
   fk_tensor *out = fk_view(ctx, fk_slice(ctx, a->out, 1, table, 1), batch, dim);
-  return fk_call(ctx, "embedding_bag", fk_slice(ctx, a->values, 0, start, end - start), fk_to_device(ctx, &bags),
+  return fk_call(ctx, "embedding_bag", fk_slice(ctx, a->values, 0, start, end - start), fk_to_device(ctx, bags),
                  factors, fk_slice(ctx, a->weight, 0, top, offset_at(tables, table + 1, rows) - top), a->mode, out);
 }
 
