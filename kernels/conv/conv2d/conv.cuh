@@ -37,3 +37,7 @@ fk_status conv_mma(fk_context *ctx, fk_type type, const conv_job &j);
 /* The same by wgmma, on Hopper, where there is enough to do. */
 bool conv_can_wgmma(const fk_cuda *cuda, fk_type type, const conv_job &j);
 fk_status conv_wgmma(fk_context *ctx, fk_type type, const conv_job &j);
+
+/* Depthwise 7x7 of 16-bit types by mma.sync. */
+bool conv_can_depthwise_mma(fk_type type, const conv_job &j);
+fk_status conv_depthwise_mma(fk_context *ctx, fk_type type, const conv_job &j);

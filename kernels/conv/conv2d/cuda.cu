@@ -50,6 +50,7 @@ fk_status fk_cuda_conv2d(fk_context *ctx, const fk_conv2d_args *a) {
   if (!fits_int(a)) return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: expected sides below 2^30");
   conv_job j = job_of(a);
   fk_type type = fk_type_of(a->x);
+  if (conv_can_depthwise_mma(type, j)) return conv_depthwise_mma(ctx, type, j);
   if (j.channels == 1 && j.features == 1) return conv_depthwise(ctx, type, j);
   if (conv_can_wgmma(fk_context_cuda(ctx), type, j)) return conv_wgmma(ctx, type, j);
   if (conv_can_mma(type, j)) return conv_mma(ctx, type, j);

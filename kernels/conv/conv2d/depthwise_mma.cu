@@ -1,0 +1,259 @@
+/* Depthwise 7x7 convolution of 16-bit images on the tensor cores. 49 products per output are more than the ordinary
+ * units can do in the time that memory takes; on the tensor cores they are, wasteful as it looks.
+ *
+ * A row of 8 outputs of one channel is a row of 16 inputs times a matrix of 16 x 8 in which the 7 weights of a kernel
+ * row go down the diagonal. 16 such rows make an m16n8k16 product: they may lie anywhere, here at the same row of 16
+ * units of 7 x 8 outputs, which lie 4 x 4 in a tile of 28 x 32. For the 7 output rows of a unit 13 input rows are
+ * needed, each loaded once: input row r takes part in output rows r - 6 to r.
+ *
+ * A block has a tile of one image and 32 channels. Channels are turned from innermost to outermost on their way into
+ * shared memory (a plane of rows per channel), and back on their way out.
+ *
+ * Zero times infinity is no zero: where a tile has a number that is not finite, the block computes it output by
+ * output. */
+#include "conv.cuh"
+
+enum {
+  THREADS = 256,
+  CHANNELS = 32,
+  KERNEL = 7,
+  UNIT_H = 7,
+  UNIT_W = 8,
+  TILE_H = 4 * UNIT_H,
+  TILE_W = 4 * UNIT_W,
+  ROWS = TILE_H + KERNEL - 1,
+  PITCH = 48,     /* elements; 7 rows are 32 bytes past a multiple of 128: units below each other share no bank */
+  PAIRS = 20,     /* of columns that are filled: the last unit's window ends at 40 */
+  PLANE = 1680,   /* elements from plane to plane: 8 banks past a multiple of 32, for the four packs of a pixel */
+  OUT_ROW = 33,   /* pixels from row to row on the way out */
+  OUT_PIXEL = 36, /* elements from pixel to pixel */
+  TAPS = KERNEL * KERNEL,
+  ROOM_BYTES = CHANNELS * PLANE * 2
+};
+
+static __device__ __forceinline__ void load_matrices(uint32_t address, uint32_t r[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
+template <typename T>
+static __device__ __forceinline__ void multiply(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+  if constexpr (std::is_same<T, __half>::value)
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+        "%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
+        "%2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+static __device__ __forceinline__ int plane_of(int channel) {
+  return channel % 8 * 4 + channel / 8;
+}
+
+/* Bits that are set where one of two 16-bit numbers is infinite or not a number. */
+template <typename T>
+static __device__ __forceinline__ uint32_t not_finite(uint32_t two) {
+  constexpr uint32_t exponent = std::is_same<T, __half>::value ? 0x7c007c00u : 0x7f807f80u;
+  constexpr uint32_t one = std::is_same<T, __half>::value ? 0x04000400u : 0x00800080u;
+  return ((two & exponent) + one) & 0x80008000u;
+}
+
+/* A block's part of the work. */
+typedef struct tile {
+  int image, oy, ox, first; /* first: of its channels */
+  int left;                 /* channels from first on */
+} tile;
+
+/* Eight channels of a pixel of x; zeros outside. */
+template <typename T>
+static __device__ __forceinline__ uint4 pixel_at(const conv_job &j, const tile &t, int y, int x, int pack) {
+  bool seen = (unsigned)y < (unsigned)j.height && (unsigned)x < (unsigned)j.width && pack * 8 < t.left;
+  if (!seen) return make_uint4(0, 0, 0, 0);
+  const T *from = (const T *)j.x + t.image * j.x_batch + y * j.x_row + x * j.x_pixel + t.first + pack * 8;
+  return *(const uint4 *)from;
+}
+
+/* Fills the planes; true when a number was not finite. */
+template <typename T>
+static __device__ __forceinline__ bool fill_planes(const conv_job &j, const tile &t, uint16_t *room) {
+  uint32_t bad = 0;
+#pragma unroll 2
+  for (int i = threadIdx.x; i < ROWS * PAIRS * 4; i += THREADS) {
+    int pack = i % 4, pair = i / 4, row = pair / PAIRS, column = (pair - row * PAIRS) * 2;
+    int y = t.oy - j.padding_h + row, x = t.ox - j.padding_w + column;
+    uint4 a = pixel_at<T>(j, t, y, x, pack), b = pixel_at<T>(j, t, y, x + 1, pack);
+    const uint32_t left[4] = {a.x, a.y, a.z, a.w}, right[4] = {b.x, b.y, b.z, b.w};
+    uint32_t *to = (uint32_t *)(room + pack * PLANE + row * PITCH + column);
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      bad |= not_finite<T>(left[e]) | not_finite<T>(right[e]);
+      to[(2 * e) * 4 * (PLANE / 2)] = __byte_perm(left[e], right[e], 0x5410);
+      to[(2 * e + 1) * 4 * (PLANE / 2)] = __byte_perm(left[e], right[e], 0x7632);
+    }
+  }
+  return bad != 0;
+}
+
+/* The matrix of a kernel row: element (k, n) is weight k - n. A thread has n = g and k = 2 t, 2 t + 1, and 8 more. */
+static __device__ __forceinline__ void diagonals(const uint16_t *filter, uint32_t b[KERNEL][2]) {
+  int lane = threadIdx.x % 32, first = lane % 4 * 2 - lane / 4;
+#pragma unroll
+  for (int ky = 0; ky < KERNEL; ky++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      int tap = first + 8 * half;
+      uint32_t low = (unsigned)tap < KERNEL ? filter[ky * KERNEL + tap] : 0;
+      uint32_t high = (unsigned)(tap + 1) < KERNEL ? filter[ky * KERNEL + tap + 1] : 0;
+      b[ky][half] = low | high << 16;
+    }
+}
+
+/* All outputs of a channel: sum[p] are row p of the 16 units. */
+template <typename T>
+static __device__ __forceinline__ void one_channel(uint32_t window, const uint16_t *filter, float bias,
+                                                   float sum[UNIT_H][4]) {
+  uint32_t b[KERNEL][2];
+  diagonals(filter, b);
+#pragma unroll
+  for (int p = 0; p < UNIT_H; p++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) sum[p][e] = bias;
+#pragma unroll
+  for (int r = 0; r < UNIT_H + KERNEL - 1; r++) {
+    uint32_t a[4];
+    load_matrices(window + r * PITCH * 2, a);
+#pragma unroll
+    for (int p = 0; p < UNIT_H; p++)
+      if (r - p >= 0 && r - p < KERNEL) multiply<T>(sum[p], a, b[r - p]);
+  }
+}
+
+template <typename T>
+static __device__ __forceinline__ uint32_t two_of(float low, float high) {
+  T a = fk_from<T>(low), b = fk_from<T>(high);
+  return (uint32_t) * (uint16_t *)&a | (uint32_t) * (uint16_t *)&b << 16;
+}
+
+/* A warp's four channels, side by side: words[0] has the first two. */
+template <typename T>
+static __device__ __forceinline__ void four_channels(const uint16_t *room, const uint16_t *filters, const float *biases,
+                                                     uint32_t words[2][UNIT_H][4]) {
+  int lane = threadIdx.x % 32, channel = threadIdx.x / 32 * 4;
+  /* Where the lane's row of a matrix lies: unit m is at (m % 4, m / 4); matrices are units 0 to 7, 8 to 15, and again
+   * for the right half of the window. */
+  int m = lane % 8 + lane / 8 % 2 * 8;
+  uint32_t window =
+      (uint32_t)__cvta_generic_to_shared(room) + 2 * (m % 4 * UNIT_H * PITCH + m / 4 * UNIT_W + lane / 16 * 8);
+#pragma unroll
+  for (int two = 0; two < 2; two++) {
+    float first[UNIT_H][4], second[UNIT_H][4];
+    int c = channel + two * 2;
+    one_channel<T>(window + plane_of(c) * PLANE * 2, filters + c * TAPS, biases[c], first);
+    one_channel<T>(window + plane_of(c + 1) * PLANE * 2, filters + (c + 1) * TAPS, biases[c + 1], second);
+#pragma unroll
+    for (int p = 0; p < UNIT_H; p++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) words[two][p][e] = two_of<T>(first[p][e], second[p][e]);
+  }
+}
+
+/* To pixels of 32 channels in shared memory, then to out. */
+template <typename T>
+static __device__ __forceinline__ void write_tile(const conv_job &j, const tile &t, uint16_t *room,
+                                                  const uint32_t words[2][UNIT_H][4]) {
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+  for (int p = 0; p < UNIT_H; p++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      int m = lane / 4 + e / 2 * 8, y = m % 4 * UNIT_H + p, x = m / 4 * UNIT_W + lane % 4 * 2 + e % 2;
+      *(uint2 *)(room + (y * OUT_ROW + x) * OUT_PIXEL + warp * 4) = make_uint2(words[0][p][e], words[1][p][e]);
+    }
+  __syncthreads();
+  int part = threadIdx.x % 8;
+  if (part * 4 >= t.left) return;
+  T *out = (T *)j.out + t.image * j.out_batch + t.first + part * 4;
+  for (int i = threadIdx.x / 8; i < TILE_H * TILE_W; i += THREADS / 8) {
+    int y = i / TILE_W, x = i % TILE_W;
+    if (t.oy + y >= j.out_height || t.ox + x >= j.out_width) continue;
+    *(uint2 *)(out + (t.oy + y) * j.out_row + (t.ox + x) * j.out_pixel) =
+        *(const uint2 *)(room + (y * OUT_ROW + x) * OUT_PIXEL + part * 4);
+  }
+}
+
+/* Output by output, from x. */
+template <typename T>
+static __device__ void slow_tile(const conv_job &j, const tile &t, const uint16_t *filters, const float *biases) {
+  for (int i = threadIdx.x; i < TILE_H * TILE_W * CHANNELS; i += THREADS) {
+    int channel = i % CHANNELS, pixel = i / CHANNELS, oy = t.oy + pixel / TILE_W, ox = t.ox + pixel % TILE_W;
+    if (oy >= j.out_height || ox >= j.out_width || channel >= t.left) continue;
+    const T *from = (const T *)j.x + t.image * j.x_batch + t.first + channel;
+    const T *filter = (const T *)filters + channel * TAPS;
+    float sum = biases[channel];
+    for (int tap = 0; tap < TAPS; tap++) {
+      int y = oy - j.padding_h + tap / KERNEL, x = ox - j.padding_w + tap % KERNEL;
+      if ((unsigned)y >= (unsigned)j.height || (unsigned)x >= (unsigned)j.width) continue;
+      sum = fmaf(fk_float(filter[tap]), fk_float(from[y * j.x_row + x * j.x_pixel]), sum);
+    }
+    ((T *)j.out)[t.image * j.out_batch + oy * j.out_row + ox * j.out_pixel + t.first + channel] = fk_from<T>(sum);
+  }
+}
+
+/* Blocks: x over channels, so that neighbours read neighbouring bytes of the same pixels, then tiles, then images. */
+template <typename T>
+static __global__ void __launch_bounds__(THREADS, 2) depthwise_tiles(conv_job j, int parts, int tiles_w, int tiles) {
+  extern __shared__ uint4 shared_room[];
+  __shared__ uint16_t filters[CHANNELS * TAPS];
+  __shared__ float biases[CHANNELS];
+  uint16_t *room = (uint16_t *)shared_room;
+  int part = blockIdx.x % parts, rest = blockIdx.x / parts, place = rest % tiles;
+  tile t = {rest / tiles, place / tiles_w * TILE_H, place % tiles_w * TILE_W, part * CHANNELS,
+            j.out_channels - part * CHANNELS};
+  fk_wait_previous();
+  for (int i = threadIdx.x; i < CHANNELS * TAPS; i += THREADS)
+    filters[i] = i < t.left * TAPS ? ((const uint16_t *)j.weight)[(int64_t)t.first * TAPS + i] : 0;
+  if (threadIdx.x < CHANNELS) {
+    bool given = j.bias && (int)threadIdx.x < t.left;
+    biases[threadIdx.x] = given ? fk_float(((const T *)j.bias)[t.first + threadIdx.x]) : 0;
+  }
+  bool bad = fill_planes<T>(j, t, room);
+  if (__syncthreads_or(bad)) {
+    slow_tile<T>(j, t, filters, biases);
+    return;
+  }
+  uint32_t words[2][UNIT_H][4];
+  four_channels<T>(room, filters, biases, words);
+  __syncthreads(); /* the planes are no longer needed */
+  write_tile<T>(j, t, room, words);
+}
+
+bool conv_can_depthwise_mma(fk_type type, const conv_job &j) {
+  bool usual = j.kernel_h == KERNEL && j.kernel_w == KERNEL && j.stride_h == 1 && j.stride_w == 1 &&
+               j.dilation_h == 1 && j.dilation_w == 1 && j.channels == 1 && j.features == 1;
+  bool whole = (uintptr_t)j.x % 16 == 0 && j.x_batch % 8 == 0 && j.x_row % 8 == 0 && j.x_pixel % 8 == 0 &&
+               (uintptr_t)j.out % 8 == 0 && j.out_batch % 4 == 0 && j.out_row % 4 == 0 && j.out_pixel % 4 == 0;
+  return type != FK_F32 && usual && whole && j.out_channels % 8 == 0 && j.out_height > 14 && j.out_width > 14;
+}
+
+template <typename T>
+static fk_status launch(fk_context *ctx, const conv_job &j) {
+  int64_t parts = fk_ceil_div(j.out_channels, CHANNELS), tiles_w = fk_ceil_div(j.out_width, TILE_W);
+  int64_t tiles = fk_ceil_div(j.out_height, TILE_H) * tiles_w, blocks = parts * tiles * j.batch;
+  if (blocks > INT32_MAX)
+    return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: %lld tiles; expected fewer than 2^31", (long long)blocks);
+  return fk_launch_early(ctx, depthwise_tiles<T>, dim3((unsigned)blocks), dim3(THREADS), ROOM_BYTES, j, (int)parts,
+                         (int)tiles_w, (int)tiles);
+}
+
+fk_status conv_depthwise_mma(fk_context *ctx, fk_type type, const conv_job &j) {
+  if (type == FK_BF16) return launch<__nv_bfloat16>(ctx, j);
+  return launch<__half>(ctx, j);
+}
