@@ -11,6 +11,7 @@
  * mends it. */
 #include <cuda.h>
 #include <cudaTypedefs.h>
+#include <stdlib.h>
 
 #include "cuda_attention.h"
 #include "cuda_call.cuh"
@@ -21,6 +22,7 @@ typedef struct prefill_call {
   int box_rows;     /* rows of one tensor load of keys or values */
   int works, tiles; /* works: tiles x heads, and for the dense layout x sequences; tiles of one sequence or of all */
   int section;      /* dense: heads (of all sequences) whose keys and values are visited at a time */
+  int *counter;     /* items taken so far, or NULL: each block has its items by number */
   float c2, cap_in; /* exponent of 2 per unit of (capped) score; tanh's argument per unit of product, 0 for no cap */
 } prefill_call;
 
@@ -34,25 +36,27 @@ struct config {
   static constexpr int INPUT_BYTES = Q_BYTES + STAGES * (K_BYTES + V_BYTES), O_BYTES = Q_SLAB * SLABS_V;
   /* Results pass through memory of their own, where there is room, so that the next queries can be fetched early. */
   static constexpr bool OWN_O = INPUT_BYTES + O_BYTES + 2048 <= 227 * 1024;
-  static constexpr int O_AT = OWN_O ? INPUT_BYTES : 0, BARRIERS_AT = INPUT_BYTES + (OWN_O ? O_BYTES : 0);
-  static constexpr int SHARED = BARRIERS_AT + 1024 + 256; /* 1024: to begin at a multiple of it */
-  static constexpr int LOW_REGISTERS = CONSUMERS == 2 ? 40 : 32, HIGH_REGISTERS = CONSUMERS == 2 ? 232 : 160;
+  static constexpr int O_AT = OWN_O ? INPUT_BYTES : 0, EXCHANGE_AT = INPUT_BYTES + (OWN_O ? O_BYTES : 0);
+  static constexpr int SHARED = EXCHANGE_AT + 1024 + 512; /* 1024: to begin at a multiple of it */
+  static constexpr int LOW_REGISTERS = CONSUMERS == 2 ? 56 : 32, HIGH_REGISTERS = CONSUMERS == 2 ? 224 : 160;
 };
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
 
-typedef struct barriers {
-  uint64_t q_full, q_empty, k_full[2], k_empty[2], v_full[2], v_empty[2];
-} barriers;
-
 /* One tile of one head. */
 typedef struct work {
   attention_sequence s;
-  int head, first, rows;     /* queries [first, first + rows) */
+  int head, first, rows;     /* queries [first, first + rows); rows is 0 where there is nothing to do */
   int key_first, key_blocks; /* steps of N keys begin at key_first, the first visible one rounded down to N */
 } work;
 
-/* Item number `index` in the order of execution; rows is 0 where there is nothing to do. */
+/* What the warpgroups of a block tell each other: full when something has come, empty when all have used it. */
+typedef struct exchange {
+  uint64_t q_full, q_empty, k_full[2], k_empty[2], v_full[2], v_empty[2], work_full[2], work_empty[2];
+  work works[2]; /* tiles under way: the fetching warp is ahead; -1 rows: no more */
+} exchange;
+
+/* Item number `index` in the order of execution. */
 template <typename C>
 static __device__ __forceinline__ work work_at(const prefill_call &p, int index) {
   work w;
@@ -112,43 +116,76 @@ static __device__ __forceinline__ void fetch_keys(const prefill_call &p, const w
   }
 }
 
+/* Keys, queries and values of a tile, in the order in which they are used. */
+template <typename C>
+static __device__ __forceinline__ void fetch_tile(const prefill_call &p, const work &w, const CUtensorMap *q_map,
+                                                  const CUtensorMap *k_map, const CUtensorMap *v_map, char *shared,
+                                                  exchange *x, uint32_t q_count, uint32_t k_count) {
+  char *keys = shared + C::Q_BYTES, *values = keys + C::STAGES * C::K_BYTES;
+  uint32_t v_count = k_count;
+  int kv_head = w.head / p.c.group;
+  for (int n = w.key_blocks; n >= 0; n--) {
+    if (n > 0) { /* keys of step n - 1, and after the first the queries */
+      int stage = k_count % 2;
+      barrier_wait(&x->k_empty[stage], (k_count / 2 & 1) ^ 1);
+      fetch_keys<C>(p, w, k_map, keys + stage * C::K_BYTES, &x->k_full[stage], C::SLABS, w.key_first + (n - 1) * C::N,
+                    kv_head);
+      k_count++;
+    }
+    if (n == w.key_blocks) {
+      barrier_wait(&x->q_empty, (q_count & 1) ^ 1);
+      if (threadIdx.x == 0) {
+        barrier_expect(&x->q_full, C::Q_BYTES);
+        for (int slab = 0; slab < C::SLABS; slab++)
+          tensor_load(shared + slab * C::Q_SLAB, q_map, &x->q_full, slab * 64, w.s.q0 + w.first, w.head,
+                      p.c.layout == FK_DENSE ? w.s.batch : 0);
+      }
+    } else { /* values of the step before */
+      int stage = v_count % 2;
+      barrier_wait(&x->v_empty[stage], (v_count / 2 & 1) ^ 1);
+      fetch_keys<C>(p, w, v_map, values + stage * C::V_BYTES, &x->v_full[stage], C::SLABS_V, w.key_first + n * C::N,
+                    kv_head);
+      v_count++;
+    }
+  }
+}
+
+/* The k-th item of this block, at least p.works after the last. */
+static __device__ __forceinline__ int next_index(const prefill_call &p, int k) {
+  if (!p.counter) return work_index(k);
+  int index = 0;
+  if (threadIdx.x == 0) index = atomicAdd(p.counter, 1);
+  return __shfl_sync(0xffffffffu, index, 0);
+}
+
+/* The fetching warp: finds tiles, tells the consumers of them, and fetches what they need. */
 template <typename C>
 static __device__ __forceinline__ void produce(const prefill_call &p, const CUtensorMap *q_map,
                                                const CUtensorMap *k_map, const CUtensorMap *v_map, char *shared,
-                                               barriers *bar) {
-  char *keys = shared + C::Q_BYTES, *values = keys + C::STAGES * C::K_BYTES;
-  uint32_t q_count = 0, k_count = 0, v_count = 0;
-  for (int k = 0; k * (int)gridDim.x < p.works; k++) {
-    int index = work_index(k);
-    if (index >= p.works) continue;
-    work w = work_at<C>(p, index);
-    if (w.key_blocks == 0) continue;
-    int kv_head = w.head / p.c.group;
-    for (int n = w.key_blocks; n >= 0; n--) {
-      if (n > 0) { /* keys of step n - 1, and after the first the queries */
-        int stage = k_count % 2;
-        barrier_wait(&bar->k_empty[stage], (k_count / 2 & 1) ^ 1);
-        fetch_keys<C>(p, w, k_map, keys + stage * C::K_BYTES, &bar->k_full[stage], C::SLABS,
-                      w.key_first + (n - 1) * C::N, kv_head);
-        k_count++;
-      }
-      if (n == w.key_blocks) {
-        barrier_wait(&bar->q_empty, (q_count & 1) ^ 1);
-        q_count++;
-        if (threadIdx.x == 0) {
-          barrier_expect(&bar->q_full, C::Q_BYTES);
-          for (int slab = 0; slab < C::SLABS; slab++)
-            tensor_load(shared + slab * C::Q_SLAB, q_map, &bar->q_full, slab * 64, w.s.q0 + w.first, w.head,
-                        p.c.layout == FK_DENSE ? w.s.batch : 0);
-        }
-      } else { /* values of the step before */
-        int stage = v_count % 2;
-        barrier_wait(&bar->v_empty[stage], (v_count / 2 & 1) ^ 1);
-        fetch_keys<C>(p, w, v_map, values + stage * C::V_BYTES, &bar->v_full[stage], C::SLABS_V, w.key_first + n * C::N,
-                      kv_head);
-        v_count++;
-      }
+                                               exchange *x) {
+  uint32_t tiles = 0, q_count = 0, kv_count = 0;
+  for (int k = 0;; k++) {
+    int index = next_index(p, k);
+    bool last = p.counter ? index >= p.works : k * (int)gridDim.x >= p.works;
+    if (index >= p.works && !last) continue;
+    work w = {};
+    if (last)
+      w.rows = -1;
+    else
+      w = work_at<C>(p, index);
+    if (w.rows == 0) continue;
+    int slot = tiles % 2;
+    barrier_wait(&x->work_empty[slot], (tiles / 2 & 1) ^ 1);
+    if (threadIdx.x == 0) {
+      x->works[slot] = w;
+      barrier_arrive(&x->work_full[slot]);
     }
+    tiles++;
+    if (last) return;
+    if (w.key_blocks == 0) continue;
+    fetch_tile<C>(p, w, q_map, k_map, v_map, shared, x, q_count, kv_count);
+    q_count++;
+    kv_count += w.key_blocks;
   }
 }
 
@@ -336,7 +373,7 @@ static __device__ __forceinline__ void mend_rows(const prefill_call &p, const wo
 
 typedef struct consumer {
   char *shared;
-  barriers *bar;
+  exchange *x;
   int group;                  /* which of the consumer warpgroups */
   uint32_t q_count, kv_count; /* tiles and steps so far */
 } consumer;
@@ -375,7 +412,7 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
   char *keys = me.shared + C::Q_BYTES, *values = keys + C::STAGES * C::K_BYTES;
   uint64_t q = matrix_at(me.shared + me.group * 64 * 128, C::Q_SLAB);
   uint64_t k = matrix_at(keys, C::KV_SLAB), v = matrix_at(values, C::KV_SLAB);
-  barriers *bar = me.bar;
+  exchange *x = me.x;
   row_state r;
   int from, to, warp_row = me.group * 64 + threadIdx.x / 32 % 4 * 16;
   rows_begin(p, w, me.group, r, &from, &to);
@@ -384,12 +421,12 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
 #pragma unroll
   for (int i = 0; i < C::DV / 2; i++) o[i] = 0;
   uint32_t count = me.kv_count;
-  barrier_wait(&bar->q_full, me.q_count & 1);
-  barrier_wait(&bar->k_full[count % 2], count / 2 & 1);
+  barrier_wait(&x->q_full, me.q_count & 1);
+  barrier_wait(&x->k_full[count % 2], count / 2 & 1);
   issue_scores<T, C>(s, q, matrix_plus(k, count % 2 * C::K_BYTES));
   wgmma_wait<0>();
   hold(s);
-  release(&bar->k_empty[count % 2]);
+  release(&x->k_empty[count % 2]);
   int j = w.key_first + (w.key_blocks - 1) * C::N;
   scores_to_weights<C>(p, s, r, j, from, to, rescale);
   round_weights<T, C>(s, weights);
@@ -397,30 +434,30 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
   for (int n = w.key_blocks - 1; n > 0; n--) {
     uint32_t next = count + 1;
     j -= C::N;
-    barrier_wait(&bar->k_full[next % 2], next / 2 & 1);
+    barrier_wait(&x->k_full[next % 2], next / 2 & 1);
     take_turn<C>(me);
     issue_scores<T, C>(s, q, matrix_plus(k, next % 2 * C::K_BYTES));
-    barrier_wait(&bar->v_full[count % 2], count / 2 & 1);
+    barrier_wait(&x->v_full[count % 2], count / 2 & 1);
     issue_values<T, C>(o, weights, matrix_plus(v, count % 2 * C::V_BYTES));
     pass_turn<C>(me);
     wgmma_wait<1>();
     hold(s);
-    release(&bar->k_empty[next % 2]);
+    release(&x->k_empty[next % 2]);
     scores_to_weights<C>(p, s, r, j, from, to, rescale);
     wgmma_wait<0>();
     hold(o);
-    release(&bar->v_empty[count % 2]);
+    release(&x->v_empty[count % 2]);
 #pragma unroll
     for (int i = 0; i < C::DV / 2; i++) o[i] *= rescale[i / 2 % 2];
     round_weights<T, C>(s, weights);
     count = next;
   }
-  if (C::OWN_O) release(&bar->q_empty);
-  barrier_wait(&bar->v_full[count % 2], count / 2 & 1);
+  if (C::OWN_O) release(&x->q_empty);
+  barrier_wait(&x->v_full[count % 2], count / 2 & 1);
   issue_values<T, C>(o, weights, matrix_plus(v, count % 2 * C::V_BYTES));
   wgmma_wait<0>();
   hold(o);
-  release(&bar->v_empty[count % 2]);
+  release(&x->v_empty[count % 2]);
   me.kv_count = count + 1;
   me.q_count++;
   float scale[2];
@@ -430,7 +467,7 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
   store_rows<T, C>(p, w, me.shared + C::O_AT, warp_row, o, scale);
   if (!C::OWN_O) {
     fence_async();
-    release(&bar->q_empty);
+    release(&x->q_empty);
   }
   mend_rows<T, C>(p, w, warp_row, redo);
 }
@@ -446,28 +483,32 @@ static __device__ __forceinline__ void clear_tile(const prefill_call &p, const w
 }
 
 template <typename T, typename C>
-static __device__ __forceinline__ void consume(const prefill_call &p, char *shared, barriers *bar) {
-  consumer me = {shared, bar, (int)threadIdx.x / 128 - 1, 0, 0};
+static __device__ __forceinline__ void consume(const prefill_call &p, char *shared, exchange *x) {
+  consumer me = {shared, x, (int)threadIdx.x / 128 - 1, 0, 0};
   if (me.group == C::CONSUMERS - 1) pass_turn<C>(me);
-  for (int k = 0; k * (int)gridDim.x < p.works; k++) {
-    int index = work_index(k);
-    if (index >= p.works) continue;
-    work w = work_at<C>(p, index);
+  for (uint32_t tiles = 0;; tiles++) {
+    int slot = tiles % 2;
+    barrier_wait(&x->work_full[slot], tiles / 2 & 1);
+    const work &w = x->works[slot];
+    if (w.rows < 0) return;
     if (w.key_blocks > 0)
       consume_tile<T, C>(p, w, me);
     else
       clear_tile<T, C>(p, w);
+    release(&x->work_empty[slot]);
   }
 }
 
-static __device__ __forceinline__ void init_barriers(barriers *bar, int consumers) {
-  barrier_init(&bar->q_full, 1);
-  barrier_init(&bar->q_empty, 4 * consumers);
+static __device__ __forceinline__ void init_barriers(exchange *x, int consumers) {
+  barrier_init(&x->q_full, 1);
+  barrier_init(&x->q_empty, 4 * consumers);
   for (int i = 0; i < 2; i++) {
-    barrier_init(&bar->k_full[i], 1);
-    barrier_init(&bar->k_empty[i], 4 * consumers);
-    barrier_init(&bar->v_full[i], 1);
-    barrier_init(&bar->v_empty[i], 4 * consumers);
+    barrier_init(&x->k_full[i], 1);
+    barrier_init(&x->k_empty[i], 4 * consumers);
+    barrier_init(&x->v_full[i], 1);
+    barrier_init(&x->v_empty[i], 4 * consumers);
+    barrier_init(&x->work_full[i], 1);
+    barrier_init(&x->work_empty[i], 4 * consumers);
   }
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   fence_async();
@@ -482,21 +523,21 @@ static __global__ void __launch_bounds__(C::THREADS, 1)
 #if __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ char raw[];
   char *shared = raw + (1024 - shared_address(raw) % 1024) % 1024;
-  barriers *bar = (barriers *)(shared + C::BARRIERS_AT);
+  exchange *x = (exchange *)(shared + C::EXCHANGE_AT);
   if (threadIdx.x == 0) {
     tensor_prefetch_map(&q_map);
     tensor_prefetch_map(&k_map);
     tensor_prefetch_map(&v_map);
-    init_barriers(bar, C::CONSUMERS);
+    init_barriers(x, C::CONSUMERS);
   }
   __syncthreads();
   fk_wait_previous();
   if (threadIdx.x < 128) {
     set_registers_down<C::LOW_REGISTERS>();
-    if (threadIdx.x < 32) produce<C>(p, &q_map, &k_map, &v_map, shared, bar);
+    if (threadIdx.x < 32) produce<C>(p, &q_map, &k_map, &v_map, shared, x);
   } else {
     set_registers_up<C::HIGH_REGISTERS>();
-    consume<T, C>(p, shared, bar);
+    consume<T, C>(p, shared, x);
   }
 #endif
 }
@@ -551,10 +592,16 @@ static fk_status launch(fk_context *ctx, const attention_call &c) {
       !make_map(&k, type, c.k, c.head_size, keys, kv_heads, batch, p.box_rows) ||
       !make_map(&v, type, c.v, c.head_size_v, keys, kv_heads, batch, p.box_rows))
     return fk_fail(FK_ERROR_KERNEL, "attention: the driver refused the layout of q, k or v");
-  /* Where lengths are known only to the GPU, its own scheduler balances better than any fixed order. */
-  int blocks = fk_context_cuda(ctx)->num_sms;
-  if (!dense || p.works < blocks) blocks = p.works;
-  return fk_launch_early(ctx, attention_prefill<T, C>, dim3((unsigned)blocks), dim3(C::THREADS), C::SHARED, q, k, v, p);
+  dim3 blocks((unsigned)(p.works < fk_context_cuda(ctx)->num_sms ? p.works : fk_context_cuda(ctx)->num_sms));
+  const char *trial = getenv("FK_TRY");
+  if ((!dense || (trial && *trial == '1')) && p.works > fk_context_cuda(ctx)->num_sms) {
+    /* Lengths that only the GPU knows: blocks take the next tile when they are done with one. */
+    p.counter = (int *)fk_scratch(ctx, sizeof *p.counter);
+    if (!p.counter) return FK_ERROR_MEMORY;
+    FK_CUDA_TRY(cudaMemsetAsync(p.counter, 0, sizeof *p.counter, fk_context_cuda(ctx)->stream));
+    return fk_launch(ctx, attention_prefill<T, C>, blocks, dim3(C::THREADS), C::SHARED, q, k, v, p);
+  }
+  return fk_launch_early(ctx, attention_prefill<T, C>, blocks, dim3(C::THREADS), C::SHARED, q, k, v, p);
 }
 
 template <typename T>
