@@ -45,6 +45,31 @@ static conv_job job_of(const fk_conv2d_args *a) {
   return j;
 }
 
+/* Pixels one after the other at one distance: rows of a matrix. */
+static bool are_rows(const fk_tensor *t) {
+  return fk_rows_of(t, 1).ndim == 1;
+}
+
+/* A window of one pixel: a product of pixels and weights. */
+static bool is_linear(const fk_conv2d_args *a, const conv_job &j) {
+  return j.kernel_h == 1 && j.kernel_w == 1 && j.stride_h == 1 && j.stride_w == 1 && !j.padding_h && !j.padding_w &&
+         j.groups == 1 && are_rows(a->x) && are_rows(a->out);
+}
+
+static fk_tensor *matrix(fk_context *ctx, const fk_tensor *t, int64_t rows, int64_t columns, int64_t stride) {
+  int64_t shape[2] = {rows, columns}, strides[2] = {stride, 1};
+  return fk_wrap(ctx, fk_data(t), fk_type_of(t), shape, 2, strides);
+}
+
+static fk_status as_linear(fk_context *ctx, const fk_conv2d_args *a, const conv_job &j) {
+  fk_row_map x = fk_rows_of(a->x, 1), out = fk_rows_of(a->out, 1);
+  const fk_any args[] = {
+      fk_any_tensor(matrix(ctx, a->x, j.pixels, j.in_channels, j.pixels == 1 ? j.in_channels : x.strides[0])),
+      fk_any_tensor(matrix(ctx, a->weight, j.out_channels, j.in_channels, j.in_channels)), fk_any_tensor(a->bias),
+      fk_any_tensor(matrix(ctx, a->out, j.pixels, j.out_channels, j.pixels == 1 ? j.out_channels : out.strides[0]))};
+  return fk_call_array(ctx, "linear", args, 4);
+}
+
 fk_status fk_cuda_conv2d(fk_context *ctx, const fk_conv2d_args *a) {
   if (fk_numel(a->out) == 0) return FK_OK;
   if (!fits_int(a)) return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: expected sides below 2^30");
@@ -52,6 +77,7 @@ fk_status fk_cuda_conv2d(fk_context *ctx, const fk_conv2d_args *a) {
   fk_type type = fk_type_of(a->x);
   if (conv_can_depthwise_mma(type, j)) return conv_depthwise_mma(ctx, type, j);
   if (j.channels == 1 && j.features == 1) return conv_depthwise(ctx, type, j);
+  if (is_linear(a, j)) return as_linear(ctx, a, j);
   if (conv_can_wgmma(fk_context_cuda(ctx), type, j)) return conv_wgmma(ctx, type, j);
   if (conv_can_mma(type, j)) return conv_mma(ctx, type, j);
   return conv_direct(ctx, type, j);
