@@ -6,15 +6,15 @@ template <typename T>
 static fk_status dispatch(fk_context *ctx, const fk_gemm_args *g, int variant) {
   switch (variant) {
     case 0:
-      return fk_skinny_launch<T, T, 1, 1, 8, 4, 3, false>(ctx, g);
+      return fk_skinny_launch<T, 1, 1, 8, 4, 3, false>(ctx, g);
     case 1:
-      return fk_skinny_launch<T, T, 1, 1, 4, 8, 4, false>(ctx, g);
+      return fk_skinny_launch<T, 1, 1, 4, 8, 4, false>(ctx, g);
     case 2:
-      return fk_skinny_launch<T, T, 1, 2, 8, 4, 2, false>(ctx, g);
+      return fk_skinny_launch<T, 1, 2, 8, 4, 2, false>(ctx, g);
     case 3:
-      return fk_skinny_launch<T, T, 2, 4, 8, 2, 2, false>(ctx, g);
+      return fk_skinny_launch<T, 2, 4, 8, 2, 2, false>(ctx, g);
     default:
-      return fk_skinny_launch<T, T, 2, 8, 4, 2, 2, false>(ctx, g);
+      return fk_skinny_launch<T, 2, 8, 4, 2, 2, false>(ctx, g);
   }
 }
 

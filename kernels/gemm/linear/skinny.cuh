@@ -73,21 +73,27 @@ static __device__ __forceinline__ void fk_skinny_prefetch(const T *weight, int64
   }
 }
 
+template <typename U>
+static __device__ __forceinline__ void fk_skinny_store(const fk_gemm_args &p, int64_t m, int64_t n, float v) {
+  if (p.bias) v += fk_float(((const U *)p.bias)[n]);
+  ((U *)p.out)[m * p.ldo + n] = fk_from<U>(v);
+}
+
 /* What a sum of feature n and row m is multiplied by. */
 static __device__ __forceinline__ float fk_skinny_scale(const fk_gemm_args &p, int64_t m, int64_t n) {
-  if (p.scales == FK_GEMM_UNSCALED || p.scales == FK_GEMM_BLOCKS) return 1.0f;
+  if (p.scales != FK_GEMM_OUTER) return 1.0f;
   return p.x_scale[p.num_x_scales == 1 ? 0 : m] * p.weight_scale[p.num_weight_scales == 1 ? 0 : n];
 }
 
-/* T: weights and x. U: out and bias. MT: features in sixteens; NT: rows of x in eights. BLOCKS: a scale per 128 of
- * depth, for each row of x and each 128 features; UNROLL slices are then whole blocks. */
-template <typename T, typename U, int MT, int NT, int WARPS, int UNROLL, int PER_SM, bool BLOCKS>
+/* T: weights and x; out and bias are of the same type, or for float8 bfloat16 or float16. MT: features in sixteens; NT:
+ * rows of x in eights. BLOCKS: a scale per 128 of depth, for each row of x and each 128 features; UNROLL slices are
+ * then whole blocks. */
+template <typename T, int MT, int NT, int WARPS, int UNROLL, int PER_SM, bool BLOCKS>
 static __global__ void __launch_bounds__(32 * WARPS, PER_SM) fk_skinny(fk_gemm_args p) {
   constexpr int PITCH = 16 * MT + 4; /* keeps the lanes of a store in different banks */
   constexpr int LANE = 16 / (int)sizeof(T), SLICE = 4 * LANE;
   __shared__ float partial[WARPS][8 * NT][PITCH];
   const T *x = (const T *)p.x, *weight = (const T *)p.weight;
-  const U *bias = (const U *)p.bias;
   int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
   int64_t n0 = (int64_t)blockIdx.x * (16 * MT), m0 = (int64_t)blockIdx.y * (8 * NT);
   const T *w[MT][2], *xr[NT];
@@ -177,15 +183,22 @@ static __global__ void __launch_bounds__(32 * WARPS, PER_SM) fk_skinny(fk_gemm_a
     float v = 0;
 #pragma unroll
     for (int k = 0; k < WARPS; k++) v += partial[k][m][n];
-    v = v * fk_skinny_scale(p, m0 + m, n0 + n) + (bias ? fk_float(bias[n0 + n]) : 0.0f);
-    ((U *)p.out)[(m0 + m) * p.ldo + n0 + n] = fk_from<U>(v);
+    if constexpr (sizeof(T) == 2) {
+      fk_skinny_store<T>(p, m0 + m, n0 + n, v);
+    } else {
+      v *= fk_skinny_scale(p, m0 + m, n0 + n);
+      if (p.out_type == FK_BF16)
+        fk_skinny_store<__nv_bfloat16>(p, m0 + m, n0 + n, v);
+      else
+        fk_skinny_store<__half>(p, m0 + m, n0 + n, v);
+    }
   }
 }
 
-template <typename T, typename U, int MT, int NT, int WARPS, int UNROLL, int PER_SM, bool BLOCKS>
+template <typename T, int MT, int NT, int WARPS, int UNROLL, int PER_SM, bool BLOCKS>
 static fk_status fk_skinny_launch(fk_context *ctx, const fk_gemm_args *p) {
   dim3 grid((unsigned)fk_ceil_div(p->features, 16 * MT), (unsigned)fk_ceil_div(p->rows, 8 * NT));
-  return fk_launch_early(ctx, fk_skinny<T, U, MT, NT, WARPS, UNROLL, PER_SM, BLOCKS>, grid, dim3(32 * WARPS), 0, *p);
+  return fk_launch_early(ctx, fk_skinny<T, MT, NT, WARPS, UNROLL, PER_SM, BLOCKS>, grid, dim3(32 * WARPS), 0, *p);
 }
 
 /* Whether rows can be read 16 bytes at a time. */
