@@ -1,10 +1,10 @@
 /* Transposed copies of matrices, bit by bit: out[c][r] = in[r][c] for every matrix of a batch.
  *
  * A block moves a tile of 64 x 64 elements through shared memory: packs of 16 bytes on both sides where the layout
- * allows it. */
+ * allows it. Where one side has few elements, the three colours of an image, the tile has all of them and is long. */
 #pragma once
 
-#include "device/cuda/kernel.cuh"
+#include "device/cuda/map.cuh"
 
 /* The batch has two dimensions, of sizes batch / inner and inner. Strides are in elements. */
 typedef struct fk_transpose {
@@ -93,11 +93,113 @@ static __global__ void __launch_bounds__(256) fk_transpose_any(const __grid_cons
     if (row + lane < t.rows && column + c < t.columns) out[(column + c) * t.out_row + row + lane] = tile[lane][c];
 }
 
+/* Place of element f in shared memory: one word is left out of 33, or equal columns of many rows would share a bank. */
+template <typename E>
+static __device__ __forceinline__ int fk_spread(int f) {
+  constexpr int LINE = 128 / sizeof(E), GAP = 4 / sizeof(E);
+  return f + f / LINE * GAP;
+}
+
+/* A pack into shared memory that is aligned to words. */
+template <typename E>
+static __device__ __forceinline__ void fk_put_words(E *to, const uint4 &v) {
+  uint32_t *word = reinterpret_cast<uint32_t *>(to);
+  word[0] = v.x;
+  word[1] = v.y;
+  word[2] = v.z;
+  word[3] = v.w;
+}
+
+enum { FK_NARROW = 32, FK_NARROW_TILE = 8192 };
+
+/* Few rows, whose columns become rows that follow each other without a gap: out is one run of rows * columns. */
+template <typename E>
+static __global__ void __launch_bounds__(256)
+    fk_transpose_interleave(const __grid_constant__ fk_transpose t, int tile_columns, fk_divider by_rows) {
+  constexpr int N = 16 / sizeof(E), GAP = 4 / sizeof(E);
+  __shared__ alignas(16) E tile[FK_NARROW_TILE + FK_NARROW * GAP];
+  const E *in;
+  E *out;
+  int64_t row, column;
+  fk_transpose_place(t, FK_NARROW, tile_columns, &in, &out, &row, &column);
+  int rows = (int)t.rows, pitch = tile_columns + GAP;
+  int count = (int)(t.columns - column < tile_columns ? t.columns - column : tile_columns);
+  fk_wait_previous();
+  for (int r = 0; r < rows; r++)
+    for (int c = (int)threadIdx.x * N; c < count; c += 256 * N)
+      fk_put_words(tile + r * pitch + c, *reinterpret_cast<const uint4 *>(in + r * t.in_row + column + c));
+  __syncthreads();
+  fk_let_next_start();
+  out += column * rows;
+  for (int f = (int)threadIdx.x * N; f < count * rows; f += 256 * N) {
+    int c = (int)fk_divide((uint32_t)f, by_rows), r = f - c * rows;
+    fk_pack<E> v;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      v.at[i] = tile[r * pitch + c];
+      if (++r == rows) r = 0, c++;
+    }
+    fk_store_pack(out + f, v);
+  }
+}
+
+/* The way back: rows of few columns, without a gap between them. */
+template <typename E>
+static __global__ void __launch_bounds__(256)
+    fk_transpose_separate(const __grid_constant__ fk_transpose t, int tile_rows) {
+  constexpr int N = 16 / sizeof(E);
+  __shared__ alignas(16) E tile[FK_NARROW_TILE / 32 * 33];
+  const E *in;
+  E *out;
+  int64_t row, column;
+  fk_transpose_place(t, tile_rows, FK_NARROW, &in, &out, &row, &column);
+  int columns = (int)t.columns, count = (int)(t.rows - row < tile_rows ? t.rows - row : tile_rows);
+  fk_wait_previous();
+  in += row * columns;
+  for (int f = (int)threadIdx.x * N; f < count * columns; f += 256 * N)
+    fk_put_words(tile + fk_spread<E>(f), *reinterpret_cast<const uint4 *>(in + f));
+  __syncthreads();
+  fk_let_next_start();
+  for (int c = 0; c < columns; c++)
+    for (int r = (int)threadIdx.x * N; r < count; r += 256 * N) {
+      fk_pack<E> v;
+#pragma unroll
+      for (int i = 0; i < N; i++) v.at[i] = tile[fk_spread<E>((r + i) * columns + c)];
+      fk_store_pack(out + c * t.out_row + row + r, v);
+    }
+}
+
+/* True when the launch was one of few rows or columns; then *status says how it went. */
+template <typename E>
+static bool fk_transpose_narrow(fk_context *ctx, fk_transpose t, fk_status *status) {
+  constexpr int64_t N = 16 / sizeof(E);
+  bool interleave = t.rows <= FK_NARROW && t.rows < t.columns;
+  int64_t few = interleave ? t.rows : t.columns, many = interleave ? t.columns : t.rows;
+  int64_t together = many | t.in_outer | t.in_inner | t.out_outer | t.out_inner | (interleave ? t.in_row : t.out_row);
+  if (few > FK_NARROW || many < 64 || together % N != 0 || ((uintptr_t)t.in | (uintptr_t)t.out) % 16 != 0) return false;
+  if ((interleave ? t.out_row : t.in_row) != few) return false;
+  /* Shorter tiles where there is little to do. */
+  int64_t tile = FK_NARROW_TILE;
+  while (tile > 2048 && t.batch * few * many < tile * 2 * fk_context_cuda(ctx)->num_sms) tile /= 2;
+  tile = tile / few / 64 * 64;
+  t.row_tiles = t.column_tiles = 1;
+  (interleave ? t.column_tiles : t.row_tiles) = fk_ceil_div(many, tile);
+  int64_t blocks = t.batch * fk_ceil_div(many, tile);
+  if (blocks > INT32_MAX) return false;
+  dim3 grid((unsigned)blocks), block(256);
+  *status = interleave
+                ? fk_launch_early(ctx, fk_transpose_interleave<E>, grid, block, 0, t, (int)tile, fk_divide_by(few))
+                : fk_launch_early(ctx, fk_transpose_separate<E>, grid, block, 0, t, (int)tile);
+  return true;
+}
+
 template <typename E>
 static fk_status fk_transpose_launch(fk_context *ctx, fk_transpose t) {
   constexpr int64_t N = 16 / sizeof(E);
   int64_t together = t.in_outer | t.in_inner | t.in_row | t.out_outer | t.out_inner | t.out_row | t.rows | t.columns;
   bool packed = together % N == 0 && ((uintptr_t)t.in | (uintptr_t)t.out) % 16 == 0;
+  fk_status status;
+  if ((!packed || t.rows < 16 || t.columns < 16) && fk_transpose_narrow<E>(ctx, t, &status)) return status;
   int64_t side = packed ? FK_TILE_SIDE : 32;
   t.row_tiles = fk_ceil_div(t.rows, side), t.column_tiles = fk_ceil_div(t.columns, side);
   int64_t blocks = t.batch * t.row_tiles * t.column_tiles;
