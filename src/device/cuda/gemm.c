@@ -302,17 +302,21 @@ static fk_status unmeasured(const call *c, entry *e) {
                  (long long)c->g->features, (long long)c->g->depth, fk_type_name(c->g->type));
 }
 
+static bool forced(const call *c, entry *e) {
+  int found = 0;
+  e->choice = (choice){.own = own_named(c, c->table->forced)};
+  if (!e->choice.own && strcmp(c->table->forced, "cublaslt") == 0)
+    fk_gemm_library_propose(c->cuda, c->g, &e->product, 1, &e->choice.algo, &found);
+  return e->choice.own || found;
+}
+
 static fk_status choose(const call *c, entry *e) {
   fk_gemm_table *t = c->table;
   char shape[320];
   double flops = 2.0 * (double)c->g->rows * (double)c->g->features * (double)c->g->depth;
   if (recording(c->cuda)) return e->chosen ? FK_OK : unmeasured(c, e);
   e->final = true;
-  const fk_gemm_kernel *forced = t->forced ? own_named(c, t->forced) : NULL;
-  if (forced) {
-    e->choice = (choice){.own = forced};
-    return FK_OK;
-  }
+  if (t->forced && forced(c, e)) return FK_OK;
   if (!t->tune || flops < worth_flops) return unmeasured(c, e);
   const fk_cublaslt *lt = fk_cuda_cublaslt(c->cuda);
   if (!t->file) t->file = fk_gemm_file_open(c->cuda, fk_cublaslt_number(lt));
