@@ -49,42 +49,115 @@ static __device__ double sum_of_group(const float (*best)[GROUP], int64_t tokens
 
 /* ---- Any type and dimension ------------------------------------------------------------------------------- */
 
-/* A warp has 32 query tokens, one per lane, and 8 document tokens at a time. */
+enum { TILE = 64 };
+
+/* Chunks of rows as columns, [DEPTH][rows] in shared memory. Groups of four rows change places with the depth, so that
+ * neither writing along the depth nor reading along the rows meets a bank twice. */
+static __device__ __forceinline__ int place(int k, int row, int rows) {
+  return k * rows + (row ^ k / 4 % 8 * 4);
+}
+
+typedef struct four {
+  float at[4];
+} four;
+
+/* Elements k to k + 3 of a row, 0 beyond its end. aligned: four at once can be read. */
 template <typename T>
-static __global__ void __launch_bounds__(THREADS) max_sim_any(const __grid_constant__ max_sim_args a) {
-  __shared__ float q[DEPTH][GROUP + 1], d[WARPS][8][DEPTH], best[WARPS][GROUP];
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+static __device__ __forceinline__ four load_four(const T *row, int64_t k, int64_t dim, bool exists, bool aligned) {
+  four v = {};
+  if (!exists) return v;
+  if (aligned && k + 4 <= dim) {
+    struct alignas(4 * sizeof(T)) span {
+      T at[4];
+    } raw = *reinterpret_cast<const span *>(row + k);
+#pragma unroll
+    for (int i = 0; i < 4; i++) v.at[i] = fk_float(raw.at[i]);
+  } else {
+    for (int i = 0; i < 4; i++)
+      if (k + i < dim) v.at[i] = fk_float(row[k + i]);
+  }
+  return v;
+}
+
+/* ROWS / 16 quarters of rows per thread: a chunk of ROWS rows, of which `valid` exist. */
+template <typename T, int ROWS>
+static __device__ __forceinline__ void load_chunk(const T *rows, int64_t stride, int64_t valid, int64_t k, int64_t dim,
+                                                  bool aligned, four (&v)[ROWS / 16]) {
+#pragma unroll
+  for (int i = 0; i < ROWS / 16; i++) {
+    int row = i * 16 + (int)threadIdx.x / 8;
+    v[i] = load_four(rows + row * stride, k + threadIdx.x % 8 * 4, dim, row < valid, aligned);
+  }
+}
+
+template <int ROWS>
+static __device__ __forceinline__ void store_chunk(const four (&v)[ROWS / 16], float *to) {
+#pragma unroll
+  for (int i = 0; i < ROWS / 16; i++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) to[place(threadIdx.x % 8 * 4 + j, i * 16 + threadIdx.x / 8, ROWS)] = v[i].at[j];
+}
+
+static __device__ __forceinline__ void multiply_chunk(const float *q, const float *d, int mine, int theirs,
+                                                      float (&s)[4][4]) {
+#pragma unroll 8
+  for (int k = 0; k < DEPTH; k++) {
+    float4 x = *reinterpret_cast<const float4 *>(q + place(k, mine * 4, GROUP));
+    float4 y = *reinterpret_cast<const float4 *>(d + place(k, theirs * 4, TILE));
+    float a[4] = {x.x, x.y, x.z, x.w}, b[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+      for (int j = 0; j < 4; j++) s[i][j] = fmaf(a[i], b[j], s[i][j]);
+  }
+}
+
+/* A thread has four query tokens and four document tokens of a tile. */
+template <typename T>
+static __global__ void __launch_bounds__(THREADS) max_sim_tiled(const __grid_constant__ max_sim_args a, bool aligned) {
+  __shared__ alignas(16) float q[DEPTH * GROUP], d[DEPTH * TILE];
+  __shared__ float best[WARPS][GROUP];
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, mine = lane % 8, theirs = threadIdx.x / 8;
   int64_t doc = blockIdx.x % a.num_docs, query = blockIdx.x / a.num_docs, start, end;
   fk_wait_previous();
   if (!document(a, doc, &start, &end)) return;
-  const T *from = (const T *)a.q + query * a.q_outer;
   double sum = 0;
   bool seen = false;
   for (int64_t group = 0; group < a.query_len; group += GROUP) {
-    float mine = -INFINITY;
+    const T *from = (const T *)a.q + query * a.q_outer + group * a.q_row;
+    float top[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
     seen = false;
-    for (int64_t first = start; first < end; first += 8 * WARPS) {
-      int64_t token = first + warp * 8;
-      float s[8] = {};
+    for (int64_t first = start; first < end; first += TILE) {
+      const T *tokens = (const T *)a.d + first * a.d_row;
+      four next_q[GROUP / 16], next_d[TILE / 16];
+      float s[4][4] = {};
+      load_chunk<T, GROUP>(from, a.q_row, a.query_len - group, 0, a.dim, aligned, next_q);
+      load_chunk<T, TILE>(tokens, a.d_row, end - first, 0, a.dim, aligned, next_d);
       for (int64_t k = 0; k < a.dim; k += DEPTH) {
         __syncthreads();
-        for (int t = warp; t < GROUP; t += WARPS)
-          q[lane][t] =
-              group + t < a.query_len && k + lane < a.dim ? fk_float(from[(group + t) * a.q_row + k + lane]) : 0;
-        for (int t = 0; t < 8; t++)
-          d[warp][t][lane] =
-              token + t < end && k + lane < a.dim ? fk_float(((const T *)a.d)[(token + t) * a.d_row + k + lane]) : 0;
+        store_chunk<GROUP>(next_q, q);
+        store_chunk<TILE>(next_d, d);
         __syncthreads();
-        int depth = (int)(a.dim - k < DEPTH ? a.dim - k : DEPTH);
-        for (int i = 0; i < depth; i++)
-#pragma unroll
-          for (int t = 0; t < 8; t++) s[t] = fmaf(q[i][lane], d[warp][t][i], s[t]);
+        if (k + DEPTH < a.dim) { /* travels while this chunk is multiplied */
+          load_chunk<T, GROUP>(from, a.q_row, a.query_len - group, k + DEPTH, a.dim, aligned, next_q);
+          load_chunk<T, TILE>(tokens, a.d_row, end - first, k + DEPTH, a.dim, aligned, next_d);
+        }
+        multiply_chunk(q, d, mine, theirs, s);
       }
 #pragma unroll
-      for (int t = 0; t < 8; t++)
-        if (visible(a, token + t, end)) mine = best_of(mine, s[t]), seen = true;
+      for (int j = 0; j < 4; j++) {
+        if (!visible(a, first + theirs * 4 + j, end)) continue;
+        seen = true;
+#pragma unroll
+        for (int i = 0; i < 4; i++) top[i] = best_of(top[i], s[i][j]);
+      }
     }
-    best[warp][lane] = mine;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      top[i] = best_of(top[i], __shfl_xor_sync(0xffffffffu, top[i], 8));
+      top[i] = best_of(top[i], __shfl_xor_sync(0xffffffffu, top[i], 16));
+      if (lane < 8) best[warp][lane * 4 + i] = top[i];
+    }
     seen = __syncthreads_or(seen);
     if (threadIdx.x == 0) sum += sum_of_group(best, a.query_len - group);
     __syncthreads();
@@ -188,7 +261,8 @@ static fk_status launch(fk_context *ctx, const max_sim_args &a) {
     if (packed && a.dim == 64) return fk_launch_early(ctx, max_sim_tensor<T, 2>, grid, block, 0, a);
     if (packed && a.dim == 32) return fk_launch_early(ctx, max_sim_tensor<T, 1>, grid, block, 0, a);
   }
-  return fk_launch_early(ctx, max_sim_any<T>, grid, block, 0, a);
+  bool aligned = ((uintptr_t)a.q | (uintptr_t)a.d) % (4 * sizeof(T)) == 0 && (a.q_outer | a.q_row | a.d_row) % 4 == 0;
+  return fk_launch_early(ctx, max_sim_tiled<T>, grid, block, 0, a, aligned);
 }
 
 fk_status fk_cuda_max_sim(fk_context *ctx, const fk_max_sim_args *t) {
