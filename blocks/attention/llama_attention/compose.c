@@ -11,8 +11,8 @@ fk_status fk_compose_llama_attention(fk_context *ctx, const fk_llama_attention_a
   fk_tensor *q = fk_view(ctx, fk_slice(ctx, qkv, 1, 0, q_size), tokens, a->num_heads, dim);
   fk_tensor *k = fk_view(ctx, fk_slice(ctx, qkv, 1, q_size, kv_size), tokens, kv_heads, dim);
   fk_tensor *v = fk_view(ctx, fk_slice(ctx, qkv, 1, q_size + kv_size, kv_size), tokens, kv_heads, dim);
-  FK_TRY(fk_call(ctx, "rotary_embedding", a->positions, q, k, a->rotary_emb_cos_sin_cache, a->is_neox));
-  FK_TRY(fk_call(ctx, "reshape_and_cache", k, v, a->key_cache, a->value_cache, a->slot_mapping));
+  FK_TRY(fk_call(ctx, "rotary_and_cache", a->positions, q, k, v, a->key_cache, a->value_cache, a->slot_mapping,
+                 a->rotary_emb_cos_sin_cache, a->is_neox));
 
   fk_tensor *heads = fk_empty(ctx, type, tokens, a->num_heads, dim);
   FK_TRY(fk_call(ctx, "attention", q, a->key_cache, a->value_cache, a->cu_seqlens_q, NULL, a->seq_lens, a->block_table,
