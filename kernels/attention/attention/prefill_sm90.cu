@@ -9,259 +9,15 @@
  * Keys are visited from the last one a tile sees to the first. Hidden scores are set to -inf where a step has any.
  * Shared memory that lies beyond a sequence's keys holds other keys or zeros; if those are not finite, exact_row()
  * mends it. */
-#include <cuda.h>
 #include <cudaTypedefs.h>
 #include <stdlib.h>
 
 #include "cuda_attention.h"
-#include "cuda_call.cuh"
-#include "wgmma_sm90.cuh"
-
-typedef struct prefill_call {
-  attention_call c;
-  int box_rows;     /* rows of one tensor load of keys or values */
-  int works, tiles; /* works: tiles x heads, and for the dense layout x sequences; tiles of one sequence or of all */
-  int section;      /* dense: heads (of all sequences) whose keys and values are visited at a time */
-  int *counter;     /* items taken so far, or NULL: each block has its items by number */
-  float c2, cap_in; /* exponent of 2 per unit of (capped) score; tanh's argument per unit of product, 0 for no cap */
-} prefill_call;
-
-/* Sizes of a kernel: elements of a key and of a value that are computed, keys per step, consumer warpgroups. */
-template <int D_, int DV_, int N_, int CONSUMERS_>
-struct config {
-  static constexpr int D = D_, DV = DV_, N = N_, CONSUMERS = CONSUMERS_, M = 64 * CONSUMERS_, STAGES = 2;
-  static constexpr int SLABS = (D + 63) / 64, SLABS_V = (DV + 63) / 64, THREADS = 128 * (CONSUMERS + 1);
-  static constexpr int Q_SLAB = M * 128, KV_SLAB = N * 128;
-  static constexpr int Q_BYTES = Q_SLAB * SLABS, K_BYTES = KV_SLAB * SLABS, V_BYTES = KV_SLAB * SLABS_V;
-  static constexpr int INPUT_BYTES = Q_BYTES + STAGES * (K_BYTES + V_BYTES), O_BYTES = Q_SLAB * SLABS_V;
-  /* Results pass through memory of their own, where there is room, so that the next queries can be fetched early. */
-  static constexpr bool OWN_O = INPUT_BYTES + O_BYTES + 2048 <= 227 * 1024;
-  static constexpr int O_AT = OWN_O ? INPUT_BYTES : 0, EXCHANGE_AT = INPUT_BYTES + (OWN_O ? O_BYTES : 0);
-  static constexpr int SHARED = EXCHANGE_AT + 1024 + 512; /* 1024: to begin at a multiple of it */
-  static constexpr int LOW_REGISTERS = CONSUMERS == 2 ? 56 : 32, HIGH_REGISTERS = CONSUMERS == 2 ? 224 : 160;
-};
-
-#if __CUDA_ARCH_FEAT_SM90_ALL
-
-/* One tile of one head. */
-typedef struct work {
-  attention_sequence s;
-  int head, first, rows;     /* queries [first, first + rows); rows is 0 where there is nothing to do */
-  int key_first, key_blocks; /* steps of N keys begin at key_first, the first visible one rounded down to N */
-} work;
-
-/* What the warpgroups of a block tell each other: full when something has come, empty when all have used it. */
-typedef struct exchange {
-  uint64_t q_full, q_empty, k_full[2], k_empty[2], v_full[2], v_empty[2], work_full[2], work_empty[2];
-  work works[2]; /* tiles under way: the fetching warp is ahead; -1 rows: no more */
-} exchange;
-
-/* Item number `index` in the order of execution. */
-template <typename C>
-static __device__ __forceinline__ work work_at(const prefill_call &p, int index) {
-  work w;
-  int local, b;
-  if (p.c.layout == FK_DENSE) {
-    /* Longest tiles first within a section. */
-    int size = p.section * p.tiles, section = index / size, rest = index - section * size;
-    int units = min(p.section, p.c.heads * p.c.num_seqs - section * p.section);
-    int unit = section * p.section + rest % units;
-    local = p.tiles - 1 - rest / units;
-    b = unit / p.c.heads;
-    w.head = unit % p.c.heads;
-  } else {
-    w.head = index % p.c.heads;
-    b = sequence_of_tile(p.c, 1, C::M, p.tiles - 1 - index / p.c.heads, &local);
-  }
-  w.s = sequence_at(p.c, b);
-  int64_t left = (int64_t)w.s.num_q - (int64_t)local * C::M;
-  w.first = left > 0 ? local * C::M : 0;
-  w.rows = left <= 0 ? 0 : left < C::M ? (int)left : C::M;
-  int lo = 0, hi = 0, unused;
-  if (w.rows > 0) {
-    keys_seen(p.c, w.s, w.first, &lo, &unused);
-    keys_seen(p.c, w.s, w.first + w.rows - 1, &unused, &hi);
-  }
-  w.key_first = lo / C::N * C::N;
-  w.key_blocks = hi > lo ? (hi - w.key_first + C::N - 1) / C::N : 0;
-  return w;
-}
-
-/* The k-th item of a block: forth and back, so that blocks that get longer items in one turn get shorter ones next. */
-static __device__ __forceinline__ int work_index(int k) {
-  int turn = k * (int)gridDim.x;
-  return turn + (k & 1 ? (int)gridDim.x - 1 - (int)blockIdx.x : (int)blockIdx.x);
-}
-
-/* ---- Fetching -------------------------------------------------------------------------------------------- */
-
-/* N keys (or values) from key j on, [slab][N][64], by a warp: each lane fetches some of the boxes. */
-template <typename C>
-static __device__ __forceinline__ void fetch_keys(const prefill_call &p, const work &w, const CUtensorMap *map,
-                                                  char *to, uint64_t *full, int slabs, int j, int kv_head) {
-  int lane = threadIdx.x % 32, per_slab = C::N / p.box_rows;
-  if (lane == 0) barrier_expect(full, (uint32_t)(slabs * C::KV_SLAB));
-  __syncwarp();
-  for (int box = lane; box < per_slab * slabs; box += 32) {
-    int slab = box / per_slab, row = (box - slab * per_slab) * p.box_rows, y = w.s.k0 + j + row, z = w.s.batch;
-    if (p.c.layout == FK_PAGED) {
-      /* Past the last key: a block beyond the cache, which reads as zeros. So does a wrong block. */
-      z = j + row < w.s.num_k ? block_of_key(p.c, w.s, j + row) : -1;
-      if (z < 0) z = p.c.num_k;
-      y = (j + row) % p.c.block_size;
-    } else if (p.c.layout == FK_VARLEN) {
-      z = 0;
-    }
-    tensor_load(to + slab * C::KV_SLAB + row * 128, map, full, slab * 64, y, kv_head, z);
-  }
-}
-
-/* Keys, queries and values of a tile, in the order in which they are used. */
-template <typename C>
-static __device__ __forceinline__ void fetch_tile(const prefill_call &p, const work &w, const CUtensorMap *q_map,
-                                                  const CUtensorMap *k_map, const CUtensorMap *v_map, char *shared,
-                                                  exchange *x, uint32_t q_count, uint32_t k_count) {
-  char *keys = shared + C::Q_BYTES, *values = keys + C::STAGES * C::K_BYTES;
-  uint32_t v_count = k_count;
-  int kv_head = w.head / p.c.group;
-  for (int n = w.key_blocks; n >= 0; n--) {
-    if (n > 0) { /* keys of step n - 1, and after the first the queries */
-      int stage = k_count % 2;
-      barrier_wait(&x->k_empty[stage], (k_count / 2 & 1) ^ 1);
-      fetch_keys<C>(p, w, k_map, keys + stage * C::K_BYTES, &x->k_full[stage], C::SLABS, w.key_first + (n - 1) * C::N,
-                    kv_head);
-      k_count++;
-    }
-    if (n == w.key_blocks) {
-      barrier_wait(&x->q_empty, (q_count & 1) ^ 1);
-      if (threadIdx.x == 0) {
-        barrier_expect(&x->q_full, C::Q_BYTES);
-        for (int slab = 0; slab < C::SLABS; slab++)
-          tensor_load(shared + slab * C::Q_SLAB, q_map, &x->q_full, slab * 64, w.s.q0 + w.first, w.head,
-                      p.c.layout == FK_DENSE ? w.s.batch : 0);
-      }
-    } else { /* values of the step before */
-      int stage = v_count % 2;
-      barrier_wait(&x->v_empty[stage], (v_count / 2 & 1) ^ 1);
-      fetch_keys<C>(p, w, v_map, values + stage * C::V_BYTES, &x->v_full[stage], C::SLABS_V, w.key_first + n * C::N,
-                    kv_head);
-      v_count++;
-    }
-  }
-}
-
-/* The k-th item of this block, at least p.works after the last. */
-static __device__ __forceinline__ int next_index(const prefill_call &p, int k) {
-  if (!p.counter) return work_index(k);
-  int index = 0;
-  if (threadIdx.x == 0) index = atomicAdd(p.counter, 1);
-  return __shfl_sync(0xffffffffu, index, 0);
-}
-
-/* The fetching warp: finds tiles, tells the consumers of them, and fetches what they need. */
-template <typename C>
-static __device__ __forceinline__ void produce(const prefill_call &p, const CUtensorMap *q_map,
-                                               const CUtensorMap *k_map, const CUtensorMap *v_map, char *shared,
-                                               exchange *x) {
-  uint32_t tiles = 0, q_count = 0, kv_count = 0;
-  for (int k = 0;; k++) {
-    int index = next_index(p, k);
-    bool last = p.counter ? index >= p.works : k * (int)gridDim.x >= p.works;
-    if (index >= p.works && !last) continue;
-    work w = {};
-    if (last)
-      w.rows = -1;
-    else
-      w = work_at<C>(p, index);
-    if (w.rows == 0) continue;
-    int slot = tiles % 2;
-    barrier_wait(&x->work_empty[slot], (tiles / 2 & 1) ^ 1);
-    if (threadIdx.x == 0) {
-      x->works[slot] = w;
-      barrier_arrive(&x->work_full[slot]);
-    }
-    tiles++;
-    if (last) return;
-    if (w.key_blocks == 0) continue;
-    fetch_tile<C>(p, w, q_map, k_map, v_map, shared, x, q_count, kv_count);
-    q_count++;
-    kv_count += w.key_blocks;
-  }
-}
-
-/* ---- Softmax --------------------------------------------------------------------------------------------- */
-
-/* A thread's two rows, 8 apart: of each 8 columns of a product it has columns 2 * (lane % 4) and the next, first of row
- * lane / 4 of its warp, then of row lane / 4 + 8. */
-typedef struct row_state {
-  float largest[2], shift[2], sum[2]; /* shift: the largest score as a power of 2; sum: of this thread's columns */
-  int lo[2], hi[2];                   /* keys seen */
-} row_state;
-
-static __device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-static __device__ __forceinline__ float tanh_of(float x) {
-  return 1 - __fdividef(2, 1 + exp2_fast(x * 2.885390081777927f)); /* 2 / ln 2 */
-}
-
-/* Hides what the thread's rows do not see of keys [j, j + N). */
-template <int N>
-static __device__ __forceinline__ void hide(float (&s)[N / 2], const row_state &r, int j, bool before, bool after) {
-  int column = j + threadIdx.x % 4 * 2;
-  if (after) {
-    int hi0 = r.hi[0] - column, hi1 = r.hi[1] - column;
-#pragma unroll
-    for (int i = 0; i < N / 2; i++)
-      if (i / 4 * 8 + i % 2 >= (i % 4 < 2 ? hi0 : hi1)) s[i] = -INFINITY;
-  }
-  if (before) {
-    int lo0 = r.lo[0] - column, lo1 = r.lo[1] - column;
-#pragma unroll
-    for (int i = 0; i < N / 2; i++)
-      if (i / 4 * 8 + i % 2 < (i % 4 < 2 ? lo0 : lo1)) s[i] = -INFINITY;
-  }
-}
-
-/* Scores become exponentials; rescale is what sums over earlier keys are multiplied with. */
-template <int N>
-static __device__ __forceinline__ void soften(float (&s)[N / 2], row_state &r, float c2, float (&rescale)[2]) {
-#pragma unroll
-  for (int h = 0; h < 2; h++) {
-    float largest = r.largest[h], sum[2] = {0, 0};
-#pragma unroll
-    for (int i = 2 * h; i < N / 2; i += 4) largest = fmaxf(largest, fmaxf(s[i], s[i + 1]));
-    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-    float scaled = largest * c2, shift = largest == -INFINITY ? 0 : scaled;
-    rescale[h] = exp2_fast(r.shift[h] - shift);
-#pragma unroll
-    for (int i = 2 * h; i < N / 2; i += 4) {
-      s[i] = exp2_fast(fmaf(s[i], c2, -shift));
-      s[i + 1] = exp2_fast(fmaf(s[i + 1], c2, -shift));
-      sum[0] += s[i];
-      sum[1] += s[i + 1];
-    }
-    r.sum[h] = r.sum[h] * rescale[h] + (sum[0] + sum[1]);
-    r.largest[h] = largest;
-    r.shift[h] = scaled;
-  }
-}
-
-template <typename T>
-static __device__ __forceinline__ uint32_t pair_of(float a, float b) {
-  uint32_t pair;
-  if constexpr (std::is_same<T, __nv_bfloat16>::value)
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
-  else
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
-  return pair;
-}
+#include "prefill_rows.cuh"
 
 /* ---- Consuming ------------------------------------------------------------------------------------------- */
+
+#if __CUDA_ARCH_FEAT_SM90_ALL
 
 template <typename T, typename C>
 static __device__ __forceinline__ void issue_scores(float (&s)[C::N / 2], uint64_t q, uint64_t k) {
@@ -303,73 +59,6 @@ static __device__ __forceinline__ void round_weights(const float (&s)[C::N / 2],
 }
 
 /* Where 16-byte piece `piece` of row r of a tile lies among slabs [64 * CONSUMERS][64]. */
-template <typename C>
-static __device__ __forceinline__ char *piece_at(char *slabs, int r, int piece) {
-  return slabs + piece / 8 * C::Q_SLAB + r * 128 + ((piece % 8) ^ (r % 8)) * 16;
-}
-
-/* The warp's 16 rows, through shared memory, to the output in 16-byte pieces. */
-template <typename T, typename C>
-static __device__ __forceinline__ void store_rows(const prefill_call &p, const work &w, char *room, int warp_row,
-                                                  const float (&o)[C::DV / 2], const float (&scale)[2]) {
-  int lane = threadIdx.x % 32, row = warp_row + lane / 4;
-#pragma unroll
-  for (int i = 0; i < C::DV / 8; i++) {
-    *(uint32_t *)(piece_at<C>(room, row, i) + lane % 4 * 4) = pair_of<T>(o[4 * i] * scale[0], o[4 * i + 1] * scale[0]);
-    *(uint32_t *)(piece_at<C>(room, row + 8, i) + lane % 4 * 4) =
-        pair_of<T>(o[4 * i + 2] * scale[1], o[4 * i + 3] * scale[1]);
-  }
-  __syncwarp();
-  constexpr int PIECES = C::DV / 8;
-#pragma unroll 4
-  for (int i = lane; i < 16 * PIECES; i += 32) {
-    int r = warp_row + i / PIECES, piece = i % PIECES;
-    if (r < w.rows && piece * 8 < p.c.head_size_v) {
-      T *out = (T *)p.c.out.data + query_row(p.c, w.s, p.c.out, w.first + r, w.head) + piece * 8;
-      *(uint4 *)out = *(const uint4 *)piece_at<C>(room, r, piece);
-    }
-  }
-  __syncwarp();
-}
-
-/* The factor of each row, the sink in its denominator; *redo where the row has to be computed again. */
-template <typename C>
-static __device__ __forceinline__ void finish_rows(const prefill_call &p, const work &w, row_state &r,
-                                                   const float (&o)[C::DV / 2], float (&scale)[2], bool (&redo)[2]) {
-#pragma unroll
-  for (int h = 0; h < 2; h++) {
-    float sum = r.sum[h], factor = 1, spoiled = 0;
-    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-#pragma unroll
-    for (int i = 2 * h; i < C::DV / 2; i += 4) spoiled += o[i] * 0 + o[i + 1] * 0;
-    bool sees = r.lo[h] < r.hi[h];
-    /* Beyond millions a float's spacing makes the shift wrong by more than exponents bear. */
-    redo[h] =
-        (spoiled != 0 && (sum > 0 || !sees)) || (sees && fabsf(r.shift[h]) > 0x1p22f && fabsf(r.shift[h]) < INFINITY);
-    redo[h] = __shfl_xor_sync(0xffffffffu, redo[h], 1) || redo[h];
-    redo[h] = __shfl_xor_sync(0xffffffffu, redo[h], 2) || redo[h];
-    if (p.c.sinks) {
-      float sink = sink_of(p.c, w.head) * 1.4426950408889634f, largest = fmaxf(sink, r.shift[h]);
-      float shift = largest == -INFINITY ? 0 : largest;
-      factor = exp2_fast(r.shift[h] - shift);
-      sum = sum * factor + exp2_fast(sink - shift);
-    }
-    scale[h] = sees ? factor / sum : 0;
-  }
-}
-
-template <typename T, typename C>
-static __device__ __forceinline__ void mend_rows(const prefill_call &p, const work &w, int warp_row,
-                                                 const bool (&redo)[2]) {
-  unsigned first = __ballot_sync(0xffffffffu, redo[0]), second = __ballot_sync(0xffffffffu, redo[1]);
-  if ((first | second) == 0) return;
-#pragma unroll 1
-  for (int i = 0; i < 16; i++) {
-    unsigned bad = i < 8 ? first >> (4 * i) & 1 : second >> (4 * (i - 8)) & 1;
-    if (bad && warp_row + i < w.rows) exact_row<T>(p.c, w.s, w.first + warp_row + i, w.head, 0, p.c.head_size_v);
-  }
-}
 
 typedef struct consumer {
   char *shared;
@@ -401,10 +90,10 @@ static __device__ __forceinline__ void rows_begin(const prefill_call &p, const w
     r.largest[h] = r.shift[h] = -INFINITY;
     r.sum[h] = 0;
     r.lo[h] = r.hi[h] = 0;
-    if (warp_row + 8 * h < w.rows) keys_seen(p.c, w.s, w.first + warp_row + 8 * h, &r.lo[h], &r.hi[h]);
+    if (warp_row + 8 * h < w.rows) keys_seen(p.c, w.s, query_of(w, warp_row + 8 * h), &r.lo[h], &r.hi[h]);
   }
-  keys_seen(p.c, w.s, w.first + group * 64 + 63, from, &unused);
-  keys_seen(p.c, w.s, w.first + group * 64, &unused, to);
+  keys_seen(p.c, w.s, query_of(w, group * 64 + 63), from, &unused);
+  keys_seen(p.c, w.s, query_of(w, group * 64), &unused, to);
 }
 
 template <typename T, typename C>
@@ -462,7 +151,7 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
   me.q_count++;
   float scale[2];
   bool redo[2];
-  finish_rows<C>(p, w, r, o, scale, redo);
+  finish_rows<C>(p, w, warp_row + threadIdx.x % 32 / 4, r, o, scale, redo);
   if (!C::OWN_O) named_wait(1 + C::CONSUMERS + me.group, 128); /* all four warps have read the queries */
   store_rows<T, C>(p, w, me.shared + C::O_AT, warp_row, o, scale);
   if (!C::OWN_O) {
@@ -477,7 +166,8 @@ template <typename T, typename C>
 static __device__ __forceinline__ void clear_tile(const prefill_call &p, const work &w) {
   int pieces = p.c.head_size_v / 8;
   for (int i = threadIdx.x - 128; i < w.rows * pieces; i += C::THREADS - 128) {
-    T *out = (T *)p.c.out.data + query_row(p.c, w.s, p.c.out, w.first + i / pieces, w.head) + i % pieces * 8;
+    T *out = (T *)p.c.out.data + query_row(p.c, w.s, p.c.out, query_of(w, i / pieces), head_of(w, i / pieces)) +
+             i % pieces * 8;
     *(uint4 *)out = make_uint4(0, 0, 0, 0);
   }
 }
@@ -518,14 +208,15 @@ static __device__ __forceinline__ void init_barriers(exchange *x, int consumers)
 
 template <typename T, typename C>
 static __global__ void __launch_bounds__(C::THREADS, 1)
-    attention_prefill(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
-                      const __grid_constant__ CUtensorMap v_map, const __grid_constant__ prefill_call p) {
+    attention_prefill(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap packed_map,
+                      const __grid_constant__ CUtensorMap k_map, const __grid_constant__ CUtensorMap v_map,
+                      const __grid_constant__ prefill_call p) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ char raw[];
   char *shared = raw + (1024 - shared_address(raw) % 1024) % 1024;
   exchange *x = (exchange *)(shared + C::EXCHANGE_AT);
   if (threadIdx.x == 0) {
-    tensor_prefetch_map(&q_map);
+    tensor_prefetch_map(p.pack > 0 ? &packed_map : &q_map);
     tensor_prefetch_map(&k_map);
     tensor_prefetch_map(&v_map);
     init_barriers(x, C::CONSUMERS);
@@ -534,7 +225,7 @@ static __global__ void __launch_bounds__(C::THREADS, 1)
   fk_wait_previous();
   if (threadIdx.x < 128) {
     set_registers_down<C::LOW_REGISTERS>();
-    if (threadIdx.x < 32) produce<C>(p, &q_map, &k_map, &v_map, shared, x);
+    if (threadIdx.x < 32) produce<C>(p, &q_map, &packed_map, &k_map, &v_map, shared, x);
   } else {
     set_registers_up<C::HIGH_REGISTERS>();
     consume<T, C>(p, shared, x);
@@ -544,16 +235,16 @@ static __global__ void __launch_bounds__(C::THREADS, 1)
 
 /* ---- Launching ------------------------------------------------------------------------------------------- */
 
-/* A map of vectors of `columns` elements: loads fetch boxes of rows x 64 elements, zeros beyond the ends. */
+/* A map of vectors of `columns` elements: loads fetch boxes of heads x rows x 64 elements, zeros beyond the ends. */
 static bool make_map(CUtensorMap *map, fk_type type, const attention_rows &r, int64_t columns, int64_t tokens,
-                     int64_t heads, int64_t batch, int rows) {
+                     int64_t heads, int64_t batch, int rows, int box_heads) {
   PFN_cuTensorMapEncodeTiled_v12000 encode =
       (PFN_cuTensorMapEncodeTiled_v12000)fk_cuda_driver_function("cuTensorMapEncodeTiled");
   cuuint64_t sizes[4] = {(cuuint64_t)columns, (cuuint64_t)tokens, (cuuint64_t)heads, (cuuint64_t)batch};
   /* The stride of an axis of one element says nothing, but has to be a stride. */
   cuuint64_t strides[3] = {(cuuint64_t)(tokens > 1 ? r.token : 64) * 2, (cuuint64_t)(heads > 1 ? r.head : 64) * 2,
                            (cuuint64_t)(batch > 1 ? r.batch : 64) * 2};
-  cuuint32_t box[4] = {64, (cuuint32_t)rows, 1, 1}, steps[4] = {1, 1, 1, 1};
+  cuuint32_t box[4] = {64, (cuuint32_t)rows, (cuuint32_t)box_heads, 1}, steps[4] = {1, 1, 1, 1};
   return encode && encode(map, type == FK_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4,
                           r.data, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
@@ -583,14 +274,21 @@ static fk_status launch(fk_context *ctx, const attention_call &c) {
   p.works = (int)works;
   p.section = dense ? section_of(c) : 1;
   p.cap_in = c.softcap > 0 ? c.scale / c.softcap : 0;
+  for (p.pack = 0; 1 << p.pack < c.group; p.pack++) continue;
+  if (1 << p.pack != c.group || C::M % c.group != 0) p.pack = 0;
   p.c2 = (c.softcap > 0 ? c.softcap : c.scale) * 1.4426950408889634f;
-  CUtensorMap q, k, v;
+  CUtensorMap q, packed, k, v;
   fk_type type = std::is_same<T, __half>::value ? FK_F16 : FK_BF16;
   int64_t kv_heads = c.heads / c.group, batch = dense ? c.num_seqs : paged ? c.num_k : 1;
   int64_t keys = paged ? c.block_size : c.num_k;
-  if (!make_map(&q, type, c.q, c.head_size, c.num_q, c.heads, dense ? c.num_seqs : 1, C::M) ||
-      !make_map(&k, type, c.k, c.head_size, keys, kv_heads, batch, p.box_rows) ||
-      !make_map(&v, type, c.v, c.head_size_v, keys, kv_heads, batch, p.box_rows))
+  attention_rows swapped = {c.q.data, c.q.batch, c.q.head, c.q.token};
+  int64_t queries = dense ? c.num_seqs : 1;
+  packed = (CUtensorMap){};
+  if (!make_map(&q, type, c.q, c.head_size, c.num_q, c.heads, queries, C::M, 1) ||
+      (p.pack > 0 &&
+       !make_map(&packed, type, swapped, c.head_size, c.heads, c.num_q, queries, c.group, C::M / c.group)) ||
+      !make_map(&k, type, c.k, c.head_size, keys, kv_heads, batch, p.box_rows, 1) ||
+      !make_map(&v, type, c.v, c.head_size_v, keys, kv_heads, batch, p.box_rows, 1))
     return fk_fail(FK_ERROR_KERNEL, "attention: the driver refused the layout of q, k or v");
   dim3 blocks((unsigned)(p.works < fk_context_cuda(ctx)->num_sms ? p.works : fk_context_cuda(ctx)->num_sms));
   const char *trial = getenv("FK_TRY");
@@ -599,9 +297,9 @@ static fk_status launch(fk_context *ctx, const attention_call &c) {
     p.counter = (int *)fk_scratch(ctx, sizeof *p.counter);
     if (!p.counter) return FK_ERROR_MEMORY;
     FK_CUDA_TRY(cudaMemsetAsync(p.counter, 0, sizeof *p.counter, fk_context_cuda(ctx)->stream));
-    return fk_launch(ctx, attention_prefill<T, C>, blocks, dim3(C::THREADS), C::SHARED, q, k, v, p);
+    return fk_launch(ctx, attention_prefill<T, C>, blocks, dim3(C::THREADS), C::SHARED, q, packed, k, v, p);
   }
-  return fk_launch_early(ctx, attention_prefill<T, C>, blocks, dim3(C::THREADS), C::SHARED, q, k, v, p);
+  return fk_launch_early(ctx, attention_prefill<T, C>, blocks, dim3(C::THREADS), C::SHARED, q, packed, k, v, p);
 }
 
 template <typename T>

@@ -1,0 +1,207 @@
+/* What a block of the prefill kernel (prefill_sm90.cu) works on: the call, tiles and their order, and the warp that
+ * finds tiles and fetches what they need. */
+#pragma once
+
+#include <cuda.h>
+
+#include "cuda_call.cuh"
+#include "wgmma_sm90.cuh"
+
+typedef struct prefill_call {
+  attention_call c;
+  int box_rows;     /* rows of one tensor load of keys or values */
+  int works, tiles; /* works: tiles x heads, and for the dense layout x sequences; tiles of one sequence or of all */
+  int section;      /* dense: heads (of all sequences) whose keys and values are visited at a time */
+  int pack;         /* 2 to this many heads share keys and can share a tile, 0: each tile is one head's */
+  int *counter;     /* items taken so far, or NULL: each block has its items by number */
+  float c2, cap_in; /* exponent of 2 per unit of (capped) score; tanh's argument per unit of product, 0 for no cap */
+} prefill_call;
+
+/* Sizes of a kernel: elements of a key and of a value that are computed, keys per step, consumer warpgroups. */
+template <int D_, int DV_, int N_, int CONSUMERS_>
+struct config {
+  static constexpr int D = D_, DV = DV_, N = N_, CONSUMERS = CONSUMERS_, M = 64 * CONSUMERS_, STAGES = 2;
+  static constexpr int SLABS = (D + 63) / 64, SLABS_V = (DV + 63) / 64, THREADS = 128 * (CONSUMERS + 1);
+  static constexpr int Q_SLAB = M * 128, KV_SLAB = N * 128;
+  static constexpr int Q_BYTES = Q_SLAB * SLABS, K_BYTES = KV_SLAB * SLABS, V_BYTES = KV_SLAB * SLABS_V;
+  static constexpr int INPUT_BYTES = Q_BYTES + STAGES * (K_BYTES + V_BYTES), O_BYTES = Q_SLAB * SLABS_V;
+  /* Results pass through memory of their own, where there is room, so that the next queries can be fetched early. */
+  static constexpr bool OWN_O = INPUT_BYTES + O_BYTES + 2048 <= 227 * 1024;
+  static constexpr int O_AT = OWN_O ? INPUT_BYTES : 0, EXCHANGE_AT = INPUT_BYTES + (OWN_O ? O_BYTES : 0);
+  static constexpr int SHARED = EXCHANGE_AT + 1024 + 512; /* 1024: to begin at a multiple of it */
+  static constexpr int LOW_REGISTERS = CONSUMERS == 2 ? 56 : 32, HIGH_REGISTERS = CONSUMERS == 2 ? 224 : 160;
+};
+
+#if __CUDA_ARCH_FEAT_SM90_ALL
+
+/* One tile of one head. */
+typedef struct work {
+  attention_sequence s;
+  int first, rows;           /* first query; rows: queries x heads of each, 0 where there is nothing to do */
+  int head, pack;            /* row r is query first + (r >> pack), head + r % (1 << pack) */
+  int key_first, key_blocks; /* steps of N keys begin at key_first, the first visible one rounded down to N */
+} work;
+
+/* What the warpgroups of a block tell each other: full when something has come, empty when all have used it. */
+typedef struct exchange {
+  uint64_t q_full, q_empty, k_full[2], k_empty[2], v_full[2], v_empty[2], work_full[2], work_empty[2];
+  work works[2]; /* tiles under way: the fetching warp is ahead; -1 rows: no more */
+} exchange;
+
+static __device__ __forceinline__ int query_of(const work &w, int r) {
+  return w.first + (r >> w.pack);
+}
+static __device__ __forceinline__ int head_of(const work &w, int r) {
+  return w.head + (r & ((1 << w.pack) - 1));
+}
+
+/* Item number `index` in the order of execution. */
+template <typename C>
+static __device__ __forceinline__ work work_at(const prefill_call &p, int index) {
+  work w;
+  int local, b;
+  if (p.c.layout == FK_DENSE) {
+    /* Longest tiles first within a section. */
+    int size = p.section * p.tiles, section = index / size, rest = index - section * size;
+    int units = min(p.section, p.c.heads * p.c.num_seqs - section * p.section);
+    int unit = section * p.section + rest % units;
+    local = p.tiles - 1 - rest / units;
+    b = unit / p.c.heads;
+    w.head = unit % p.c.heads;
+  } else {
+    w.head = index % p.c.heads;
+    b = sequence_of_tile(p.c, 1, C::M, p.tiles - 1 - index / p.c.heads, &local);
+  }
+  w.s = sequence_at(p.c, b);
+  int64_t row = (int64_t)local * C::M;
+  w.pack = 0;
+  if (p.pack > 0 && local < FK_ATTENTION_LONGEST / p.c.heads) {
+    /* Heads that share keys fill a tile together where that makes fewer tiles. */
+    int packed = (int)(((int64_t)w.s.num_q * p.c.group + C::M - 1) / C::M);
+    if (packed < (w.s.num_q + C::M - 1) / C::M * p.c.group) {
+      int number = local * p.c.heads + w.head, kv_heads = p.c.heads / p.c.group;
+      w.pack = p.pack;
+      w.head = number % kv_heads * p.c.group;
+      row = (int64_t)(number / kv_heads) * C::M;
+    }
+  }
+  int64_t left = ((int64_t)w.s.num_q << w.pack) - row;
+  w.first = left > 0 ? (int)(row >> w.pack) : 0;
+  w.rows = left <= 0 ? 0 : left < C::M ? (int)left : C::M;
+  int lo = 0, hi = 0, unused;
+  if (w.rows > 0) {
+    keys_seen(p.c, w.s, w.first, &lo, &unused);
+    keys_seen(p.c, w.s, w.first + ((w.rows - 1) >> w.pack), &unused, &hi);
+  }
+  w.key_first = lo / C::N * C::N;
+  w.key_blocks = hi > lo ? (hi - w.key_first + C::N - 1) / C::N : 0;
+  return w;
+}
+
+/* The k-th item of a block: forth and back, so that blocks that get longer items in one turn get shorter ones next. */
+static __device__ __forceinline__ int work_index(int k) {
+  int turn = k * (int)gridDim.x;
+  return turn + (k & 1 ? (int)gridDim.x - 1 - (int)blockIdx.x : (int)blockIdx.x);
+}
+
+/* ---- Fetching -------------------------------------------------------------------------------------------- */
+
+/* N keys (or values) from key j on, [slab][N][64], by a warp: each lane fetches some of the boxes. */
+template <typename C>
+static __device__ __forceinline__ void fetch_keys(const prefill_call &p, const work &w, const CUtensorMap *map,
+                                                  char *to, uint64_t *full, int slabs, int j, int kv_head) {
+  int lane = threadIdx.x % 32, per_slab = C::N / p.box_rows;
+  if (lane == 0) barrier_expect(full, (uint32_t)(slabs * C::KV_SLAB));
+  __syncwarp();
+  for (int box = lane; box < per_slab * slabs; box += 32) {
+    int slab = box / per_slab, row = (box - slab * per_slab) * p.box_rows, y = w.s.k0 + j + row, z = w.s.batch;
+    if (p.c.layout == FK_PAGED) {
+      /* Past the last key: a block beyond the cache, which reads as zeros. So does a wrong block. */
+      z = j + row < w.s.num_k ? block_of_key(p.c, w.s, j + row) : -1;
+      if (z < 0) z = p.c.num_k;
+      y = (j + row) % p.c.block_size;
+    } else if (p.c.layout == FK_VARLEN) {
+      z = 0;
+    }
+    tensor_load(to + slab * C::KV_SLAB + row * 128, map, full, slab * 64, y, kv_head, z);
+  }
+}
+
+/* Keys, queries and values of a tile, in the order in which they are used. */
+template <typename C>
+static __device__ __forceinline__ void fetch_tile(const prefill_call &p, const work &w, const CUtensorMap *q_map,
+                                                  const CUtensorMap *packed_map, const CUtensorMap *k_map,
+                                                  const CUtensorMap *v_map, char *shared, exchange *x, uint32_t q_count,
+                                                  uint32_t k_count) {
+  char *keys = shared + C::Q_BYTES, *values = keys + C::STAGES * C::K_BYTES;
+  uint32_t v_count = k_count;
+  int kv_head = w.head / p.c.group;
+  for (int n = w.key_blocks; n >= 0; n--) {
+    if (n > 0) { /* keys of step n - 1, and after the first the queries */
+      int stage = k_count % 2;
+      barrier_wait(&x->k_empty[stage], (k_count / 2 & 1) ^ 1);
+      fetch_keys<C>(p, w, k_map, keys + stage * C::K_BYTES, &x->k_full[stage], C::SLABS, w.key_first + (n - 1) * C::N,
+                    kv_head);
+      k_count++;
+    }
+    if (n == w.key_blocks) {
+      barrier_wait(&x->q_empty, (q_count & 1) ^ 1);
+      if (threadIdx.x == 0) {
+        barrier_expect(&x->q_full, C::Q_BYTES);
+        int token = w.s.q0 + w.first, batch = p.c.layout == FK_DENSE ? w.s.batch : 0;
+        for (int slab = 0; slab < C::SLABS; slab++)
+          if (w.pack > 0)
+            tensor_load(shared + slab * C::Q_SLAB, packed_map, &x->q_full, slab * 64, w.head, token, batch);
+          else
+            tensor_load(shared + slab * C::Q_SLAB, q_map, &x->q_full, slab * 64, token, w.head, batch);
+      }
+    } else { /* values of the step before */
+      int stage = v_count % 2;
+      barrier_wait(&x->v_empty[stage], (v_count / 2 & 1) ^ 1);
+      fetch_keys<C>(p, w, v_map, values + stage * C::V_BYTES, &x->v_full[stage], C::SLABS_V, w.key_first + n * C::N,
+                    kv_head);
+      v_count++;
+    }
+  }
+}
+
+/* The k-th item of this block, at least p.works after the last. */
+static __device__ __forceinline__ int next_index(const prefill_call &p, int k) {
+  if (!p.counter) return work_index(k);
+  int index = 0;
+  if (threadIdx.x == 0) index = atomicAdd(p.counter, 1);
+  return __shfl_sync(0xffffffffu, index, 0);
+}
+
+/* The fetching warp: finds tiles, tells the consumers of them, and fetches what they need. */
+template <typename C>
+static __device__ __forceinline__ void produce(const prefill_call &p, const CUtensorMap *q_map,
+                                               const CUtensorMap *packed_map, const CUtensorMap *k_map,
+                                               const CUtensorMap *v_map, char *shared, exchange *x) {
+  uint32_t tiles = 0, q_count = 0, kv_count = 0;
+  for (int k = 0;; k++) {
+    int index = next_index(p, k);
+    bool last = p.counter ? index >= p.works : k * (int)gridDim.x >= p.works;
+    if (index >= p.works && !last) continue;
+    work w = {};
+    if (last)
+      w.rows = -1;
+    else
+      w = work_at<C>(p, index);
+    if (w.rows == 0) continue;
+    int slot = tiles % 2;
+    barrier_wait(&x->work_empty[slot], (tiles / 2 & 1) ^ 1);
+    if (threadIdx.x == 0) {
+      x->works[slot] = w;
+      barrier_arrive(&x->work_full[slot]);
+    }
+    tiles++;
+    if (last) return;
+    if (w.key_blocks == 0) continue;
+    fetch_tile<C>(p, w, q_map, packed_map, k_map, v_map, shared, x, q_count, kv_count);
+    q_count++;
+    kv_count += w.key_blocks;
+  }
+}
+
+#endif
