@@ -56,8 +56,7 @@ static double median(double *samples, int n) {
 /* ---- Timing ---------------------------------------------------------------------------------------------- */
 
 static fk_status time_once(fk_cuda_graph *graph, bool flush, double *milliseconds) {
-  static int byte;
-  if (flush) FK_TRY(fk_cuda_fill(g.cuda, g.flush, ++byte & 255, FLUSH_BYTES));
+  if (flush) FK_TRY(fk_cuda_read(g.cuda, g.flush, FLUSH_BYTES));
   FK_TRY(fk_cuda_timer_start(g.cuda, g.timer));
   FK_TRY(fk_cuda_graph_launch(g.cuda, graph));
   FK_TRY(fk_cuda_timer_stop(g.cuda, g.timer));
@@ -78,12 +77,27 @@ static fk_status time_graph(fk_cuda_graph *graph, bool flush, double *samples, i
   return FK_OK;
 }
 
-static fk_status record(const fk_plan *plan, const fk_frame *frame, int times, fk_cuda_graph **graph) {
+/* A call over one copy of the plan's buffer. */
+static void make_frame(const fk_plan *plan, char *base, fk_frame *frame) {
+  fk_plan_frame(plan, base, frame);
+  for (int i = 0; i < plan->task->num_args; i++)
+    if (plan->tensors[i].given) frame->tensors[i].device = (fk_device){FK_DL_CUDA, 0};
+}
+
+static size_t copy_bytes(const fk_plan *plan) {
+  return (plan->bytes + 255) / 256 * 256 + 256;
+}
+
+/* Calls in one graph, over the copies in turn. */
+static fk_status record(const fk_plan *plan, char *base, int copies, int times, fk_cuda_graph **graph) {
+  static fk_frame frame;
   *graph = NULL;
   FK_TRY(fk_cuda_graph_begin(g.cuda));
   fk_status status = FK_OK;
-  for (int i = 0; i < times && !status; i++)
-    status = fk_call_task(g.ctx, plan->task, frame->args, plan->task->num_args);
+  for (int i = 0; i < times && !status; i++) {
+    make_frame(plan, base + copy_bytes(plan) * (size_t)(i % copies), &frame);
+    status = fk_call_task(g.ctx, plan->task, frame.args, plan->task->num_args);
+  }
   fk_status ended = fk_cuda_graph_end(g.cuda, graph);
   return status ? status : ended;
 }
@@ -166,23 +180,22 @@ static void report(const fk_plan *plan, double *cold, int num_cold, double *chai
                            "bytes", bytes, "flops", flops, "samples_us", raw, "chain_samples_us", raw_chain));
 }
 
-static fk_status measure(const fk_plan *plan, char *base, char *host) {
+static fk_status measure(const fk_plan *plan, char *base, int copies, char *host) {
   static fk_frame frame;
   double cold[MAX_SAMPLES], chain[MAX_SAMPLES], flops, bytes;
   int num_cold = 0, num_chain = 0;
   FK_TRY(fill(plan, base, host));
   FK_TRY(cost(plan, host, &flops, &bytes));
-  fk_plan_frame(plan, base, &frame);
-  for (int i = 0; i < plan->task->num_args; i++)
-    if (plan->tensors[i].given) frame.tensors[i].device = (fk_device){FK_DL_CUDA, 0};
+  for (int i = 1; i < copies; i++) FK_TRY(fk_cuda_copy(g.cuda, base + copy_bytes(plan) * (size_t)i, base, plan->bytes));
+  make_frame(plan, base, &frame);
   /* Once directly: checked, and whoever chooses by measurement chooses now. */
   FK_TRY(fk_call_task(g.ctx, plan->task, frame.args, plan->task->num_args));
   FK_TRY(fk_cuda_sync(g.cuda));
   fk_cuda_graph *one, *many = NULL;
-  FK_TRY(record(plan, &frame, 1, &one));
+  FK_TRY(record(plan, base, 1, 1, &one));
   fk_status status = time_graph(one, true, cold, &num_cold);
   if (!status && cold[0] < 1) {
-    status = record(plan, &frame, CHAIN, &many);
+    status = record(plan, base, copies, CHAIN, &many);
     if (!status) status = time_graph(many, false, chain, &num_chain);
   }
   if (!status) status = fk_cuda_sync(g.cuda);
@@ -199,7 +212,7 @@ static fk_status run_case(fk_case *c) {
   char *base = memory->alloc(memory, plan.bytes + 64), *host = calloc(1, plan.bytes + 64);
   fk_status status = base && host ? measure(&plan, base, host)
                                   : fk_fail(FK_ERROR_MEMORY, "%llu bytes", (unsigned long long)plan.bytes);
-  if (base) memory->release(memory, base, plan.bytes + 64);
+  if (base) memory->release(memory, base, each * (size_t)copies);
   free(host);
   fk_context_reset(g.ctx);
   return fail_on(status, c);
@@ -282,6 +295,7 @@ static fk_status open_device(void) {
   fk_memory *memory = fk_cuda_memory(g.cuda);
   g.flush = memory->alloc(memory, FLUSH_BYTES);
   if (!g.flush) return fk_fail(FK_ERROR_MEMORY, "no memory for the flush");
+  FK_TRY(fk_cuda_fill(g.cuda, g.flush, 1, FLUSH_BYTES));
   make_normal();
   FK_TRY(measure_copy());
   if (measure_matrix() != FK_OK) { /* without a linear kernel there is no rate to compare with */

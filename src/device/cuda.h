@@ -73,6 +73,8 @@ typedef struct fk_cuda_decode {
   int64_t *steps;                              /* [1]: how many there were */
 } fk_cuda_decode;
 fk_status fk_cuda_advance(fk_cuda *cuda, const fk_cuda_decode *decode);
+/* Reads device memory and keeps nothing: empties the L2 cache of other data when bytes are several times its size. */
+fk_status fk_cuda_read(fk_cuda *cuda, void *from, size_t bytes);
 
 /* Waits for everything queued. Reports errors of kernels, and indices that a kernel found wrong. */
 fk_status fk_cuda_sync(fk_cuda *cuda);

@@ -69,6 +69,10 @@ fk_status fk_cuda_advance(fk_cuda *cuda, const fk_cuda_decode *decode) {
   (void)cuda, (void)decode;
   return none();
 }
+fk_status fk_cuda_read(fk_cuda *cuda, void *from, size_t bytes) {
+  (void)cuda, (void)from, (void)bytes;
+  return none();
+}
 fk_status fk_cuda_sync(fk_cuda *cuda) {
   (void)cuda;
   return none();

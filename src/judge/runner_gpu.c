@@ -10,7 +10,6 @@ struct fk_runner_gpu {
   const char *last; /* the shared buffer that was taken last */
   uint64_t bytes;
   size_t flush_bytes;
-  int flush_value;
   bool foreign;
   fk_cuda_graph *graph;
   fk_cuda_timer *timer;
@@ -35,6 +34,8 @@ fk_status fk_runner_gpu_open(fk_context *ctx, uint64_t bytes, bool foreign, fk_r
   fk_status status = fk_cuda_timer_create(gpu->cuda, &gpu->timer);
   /* Everything that a first call would set up, before the sandbox closes. */
   if (!status) status = fk_cuda_upload(gpu->cuda, gpu->flush, &info, sizeof info);
+  if (!status) status = fk_cuda_fill(gpu->cuda, gpu->flush, 1, gpu->flush_bytes);
+  if (!status) status = fk_cuda_read(gpu->cuda, gpu->flush, gpu->flush_bytes);
   if (!status) status = fk_cuda_sync(gpu->cuda);
   if (status) {
     memory->release(memory, gpu->base, bytes + 64);
@@ -91,7 +92,7 @@ fk_status fk_runner_gpu_run(fk_runner_gpu *gpu, const fk_task *task, const fk_an
   double milliseconds = 0;
   *nanoseconds = 0;
   if (!gpu->graph) FK_TRY(record(gpu, task, args));
-  FK_TRY(fk_cuda_fill(gpu->cuda, gpu->flush, gpu->flush_value++ & 255, gpu->flush_bytes));
+  FK_TRY(fk_cuda_read(gpu->cuda, gpu->flush, gpu->flush_bytes));
   FK_TRY(fk_cuda_timer_start(gpu->cuda, gpu->timer));
   FK_TRY(fk_cuda_graph_launch(gpu->cuda, gpu->graph));
   FK_TRY(fk_cuda_timer_stop(gpu->cuda, gpu->timer));

@@ -50,7 +50,7 @@ static fk_status inspect(fk_cuda_graph *graph) {
   FK_CUDA_TRY(cudaGraphGetNodes(graph->graph, NULL, &count));
   cudaGraphNode_t *nodes = malloc((count + 1) * sizeof(cudaGraphNode_t));
   if (!nodes) return fk_fail(FK_ERROR_MEMORY, "cuda: cannot allocate");
-  cudaError_t error = cudaGraphGetNodes(graph->graph, nodes, &count);
+  cudaError_t error = count ? cudaGraphGetNodes(graph->graph, nodes, &count) : cudaSuccess;
   for (size_t i = 0; !error && i < count && !graph->foreign; i++) graph->foreign = foreign_kind(nodes[i]);
   free(nodes);
   graph->num_nodes = (int)count;
