@@ -5,7 +5,7 @@
 
 #include "engine/step.h"
 
-enum { ALIGN = 256, HOST_CHUNK = 1 << 14, DEVICE_CHUNK = 16 << 20 };
+enum { ALIGN = 256, CACHE_PLACES = 8, HOST_CHUNK = 1 << 14, DEVICE_CHUNK = 16 << 20 };
 
 /* The index tensors, in the order in which they lie in one block of GPU memory, so that one transfer sets them. */
 enum { IDS, POSITIONS, CU_SEQLENS, SEQ_LENS, SLOTS, TABLE, STATES, INDICES, STEPS, TENSORS };
@@ -87,9 +87,11 @@ static fk_batch batch_of(const fk_decode_graph *g, fk_tensor *const *caches) {
 
 /* ---- Recording ------------------------------------------------------------------------------------------- */
 
-/* Caches for a step that is computed for its side effects on libraries and arenas only. What they hold does not matter:
- * all lie in the same memory, whose size is returned when data is NULL. */
-static size_t borrow_caches(fk_decode_graph *g, const fk_cache_spec *specs, int count, void *data, fk_tensor **caches) {
+/* Caches for a step that is computed for its side effects on libraries and arenas only. What they hold does not matter,
+ * only that those of one layer lie apart: they take turns in a few places of data, of the size that is returned when
+ * data is NULL. */
+static size_t borrow_caches(fk_decode_graph *g, const fk_cache_spec *specs, int count, void *data, size_t room,
+                            fk_tensor **caches) {
   size_t most = 1;
   for (int i = 0; i < count; i++) {
     bool paged = specs[i].kind == FK_CACHE_PAGED;
@@ -99,9 +101,12 @@ static size_t borrow_caches(fk_decode_graph *g, const fk_cache_spec *specs, int 
     for (int32_t d = 0; d < ndim; d++) n *= shape[d];
     size_t bytes = fk_type_bytes(specs[i].type, n);
     if (bytes > most) most = bytes;
-    if (data) caches[i] = fk_wrap(g->ctx, data, specs[i].type, shape, ndim, NULL);
+    if (data) {
+      char *place = (char *)data + (size_t)(i % CACHE_PLACES) * room;
+      caches[i] = fk_wrap(g->ctx, place, specs[i].type, shape, ndim, NULL);
+    }
   }
-  return most;
+  return (most + ALIGN - 1) / ALIGN * ALIGN;
 }
 
 static fk_status queue_step(fk_decode_graph *g, const fk_batch *batch) {
@@ -128,10 +133,10 @@ static fk_status rehearse(fk_decode_graph *g, const fk_cache_spec *specs, int co
   fk_memory *memory = fk_cuda_memory(g->ctx->cuda);
   fk_tensor **caches = fk_arena_calloc(&g->host, (size_t)count + 1, sizeof *caches);
   if (!caches) return FK_ERROR_MEMORY;
-  size_t bytes = borrow_caches(g, specs, count, NULL, NULL);
+  size_t room = borrow_caches(g, specs, count, NULL, 0, NULL), bytes = CACHE_PLACES * room;
   void *data = memory->alloc(memory, bytes);
   if (!data) return fk_fail(FK_ERROR_MEMORY, "decode graph: cannot allocate %zu bytes of GPU memory", bytes);
-  borrow_caches(g, specs, count, data, caches);
+  borrow_caches(g, specs, count, data, room, caches);
   fk_batch batch = batch_of(g, caches);
   fk_status status = g->ctx->pending;
   if (!status) status = fk_cuda_fill(g->ctx->cuda, data, 0, bytes);
