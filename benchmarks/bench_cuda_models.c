@@ -1,6 +1,6 @@
 /* Whole models on the GPU, with random weights: no files are needed.
  *
- *     bench_cuda_models [--json FILE] [--gpu N] [SUBJECT...]
+ *     bench_cuda_models [--json FILE] [--gpu N] [--profile yes] [SUBJECT...]
  *
  * Decoding: one replay of a decode graph (engine/decode_graph.h: the step, argmax, and what prepares the next step)
  * between two events, in bfloat16, caches full of random numbers; every RESTART replays the sequences go back to their
@@ -13,6 +13,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "cuda_profile.h"
 #include "engine/cache.h"
 #include "engine/ceilings.h"
 #include "engine/decode_graph.h"
@@ -24,6 +25,7 @@ static struct {
   fk_cuda_timer *timer;
   fk_cuda_ceilings ceilings;
   json_t *results;
+  bool profile;
 } g;
 
 static double now(void) {
@@ -124,6 +126,28 @@ static double decode_bytes(const fk_model *model, const fk_caches *caches, int64
   return bytes + (double)caches->bytes * (double)length / (double)(columns * BLOCK);
 }
 
+typedef struct work { /* one step, or one forward() */
+  const fk_model *model;
+  const fk_batch *batch;
+  fk_tensor *logits;
+  const fk_tensors *inputs;
+} work;
+
+static fk_status run_work(void *argument) {
+  const work *w = argument;
+  fk_tensors outputs = {0};
+  return w->batch ? fk_model_step(g.ctx, w->model, w->batch, w->logits)
+                  : fk_model_forward(g.ctx, w->model, w->inputs, &outputs);
+}
+
+static fk_status profile_step(const fk_model *model, const fk_batch *batch) {
+  int64_t n = fk_numel(batch->logits_indices);
+  work w = {.model = model, .batch = batch};
+  if (!g.profile) return FK_OK;
+  w.logits = fk_empty(g.ctx, model->dtype, n, model->class->sequence->output_size(model->state));
+  return w.logits ? profile_run(g.ctx, run_work, &w) : FK_ERROR_MEMORY;
+}
+
 static fk_status time_decode(const char *name, fk_decode_graph *graph, const fk_batch *batch, int64_t n, double floor,
                              double bar) {
   double samples[SAMPLES];
@@ -154,7 +178,8 @@ static fk_status decode(const char *name, const fk_model *model, int64_t hidden,
   fk_status status = random_caches(&caches);
   if (!status) status = fk_decode_graph_create(g.ctx, model, caches.tensors, &options, &graph);
   if (!status) status = time_decode(name, graph, &batch, n, floor, bar);
-  if (!status) printf("  (%d graph nodes)\n", fk_decode_graph_nodes(graph));
+  if (!status) printf("  %d nodes\n", fk_decode_graph_nodes(graph));
+  if (!status) status = profile_step(model, &batch);
   fk_decode_graph_destroy(graph);
   fk_caches_destroy(&caches);
   fk_context_reset(g.ctx);
@@ -177,7 +202,7 @@ static fk_status time_prefill(const char *name, const fk_model *model, const fk_
   }
   FK_TRY(fk_sync(g.ctx));
   report(name, samples, RUNS, floor, bar, (double)length, "tokens");
-  return FK_OK;
+  return profile_step(model, &batch);
 }
 
 static fk_status prefill(const char *name, const fk_model *model, int64_t length, double flops, double bar) {
@@ -230,7 +255,8 @@ static fk_status time_forward(const char *name, const fk_model *model, const fk_
     fk_context_rewind(g.ctx, mark);
   }
   report(name, samples, RUNS, 0, 0, (double)items, unit);
-  return FK_OK;
+  work w = {.model = model, .inputs = inputs};
+  return g.profile ? profile_run(g.ctx, run_work, &w) : FK_OK;
 }
 
 static fk_status run_colbert(const fk_model *model, const char *name, int64_t batch, int64_t length) {
@@ -301,6 +327,7 @@ int main(int argc, char **argv) {
   int gpu = 0, first = 1, failed = 0;
   for (; first + 1 < argc && argv[first][0] == '-'; first += 2) {
     if (strcmp(argv[first], "--json") == 0) json = argv[first + 1];
+    if (strcmp(argv[first], "--profile") == 0) g.profile = true;
     if (strcmp(argv[first], "--gpu") == 0) gpu = atoi(argv[first + 1]);
   }
   if (fk_cuda_device_count() == 0) {
