@@ -1,6 +1,6 @@
 /* Whole models on the GPU, with random weights: no files are needed.
  *
- *     bench_cuda_models [--json FILE] [--gpu N] [--profile yes] [SUBJECT...]
+ *     bench_cuda_models [--json FILE] [--gpu N] [--profile no] [SUBJECT...]
  *
  * Decoding: one replay of a decode graph (engine/decode_graph.h: the step, argmax, and what prepares the next step)
  * between two events, in bfloat16, caches full of random numbers; every RESTART replays the sequences go back to their
@@ -26,7 +26,7 @@ static struct {
   fk_cuda_ceilings ceilings;
   json_t *results;
   bool profile;
-} g;
+} g = {.profile = true};
 
 static double now(void) {
   struct timespec t;
@@ -327,7 +327,7 @@ int main(int argc, char **argv) {
   int gpu = 0, first = 1, failed = 0;
   for (; first + 1 < argc && argv[first][0] == '-'; first += 2) {
     if (strcmp(argv[first], "--json") == 0) json = argv[first + 1];
-    if (strcmp(argv[first], "--profile") == 0) g.profile = true;
+    if (strcmp(argv[first], "--profile") == 0) g.profile = strcmp(argv[first + 1], "no") != 0;
     if (strcmp(argv[first], "--gpu") == 0) gpu = atoi(argv[first + 1]);
   }
   if (fk_cuda_device_count() == 0) {
