@@ -1,12 +1,17 @@
 # tests/unit/test_*.c: one cmocka program each. tests/fuzz/fuzz_*.c: one libFuzzer program each (clang, FK_FUZZ), and one
 # that replays the corpus with any compiler. tests/consumer and tests/ffi: the package and the ABI from outside;
 # tests/report: the page in a browser.
-find_library(FK_CMOCKA cmocka)
-if(NOT FK_CMOCKA)
+if(FK_UNIT_TESTS)
+  find_library(FK_CMOCKA cmocka)
+endif()
+if(FK_UNIT_TESTS AND NOT FK_CMOCKA)
   message(FATAL_ERROR "the tests need cmocka (Debian: libcmocka-dev); -DFK_TESTS=OFF builds without them")
 endif()
-file(GLOB FK_UNIT_TESTS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/unit/test_*.c)
-foreach(file ${FK_UNIT_TESTS})
+file(GLOB FK_UNIT_TEST_FILES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/unit/test_*.c)
+if(NOT FK_UNIT_TESTS)
+  set(FK_UNIT_TEST_FILES)
+endif()
+foreach(file ${FK_UNIT_TEST_FILES})
   cmake_path(GET file STEM name)
   add_executable(${name} ${file})
   target_include_directories(${name} PRIVATE src tests ${FK_GENERATED})
@@ -35,6 +40,10 @@ foreach(file ${FK_GPU_TESTS})
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS gpu SKIP_RETURN_CODE 77 TIMEOUT 900)
 endforeach()
+
+if(NOT FK_UNIT_TESTS)
+  return()
+endif()
 
 # Candidates as shared objects, for the tests that load some.
 file(GLOB FK_TEST_CANDIDATES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/candidates/*.c)
