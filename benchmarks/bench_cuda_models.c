@@ -6,7 +6,8 @@
  * between two events, in bfloat16, caches full of random numbers; every RESTART replays the sequences go back to their
  * length. Prefill: one eager step between two events. Encoders and classifiers: forward() on the host's clock,
  * transfers and results included. The floor is what the step must at least read over the copy rate, or its FLOPs over
- * the matrix rate, both measured in the same run. Medians; raw samples go to the JSON file. */
+ * the matrix rate, both measured in the same run. Medians; raw samples go to the JSON file. Below each line
+ * stands where the GPU's time goes (cuda_profile.h), unless --profile no. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -6,6 +6,8 @@
 #include "core/convert.h"
 #include "core/kernel.h"
 
+enum { PARALLEL = 1 << 16 }; /* elements from which on threads pay */
+
 /* An integer of an input. On meta an input may have no data: then every token is real, and its id 0. */
 static int64_t int_at(const fk_tensor *t, int64_t i, int64_t otherwise) {
   return t && t->data ? fk_load_i64(fk_type_of(t), fk_data(t), i) : otherwise;
@@ -189,11 +191,13 @@ static fk_status scatter(const fk_tensor *rows, const int64_t *place, fk_tensor 
   if (!out->data) return FK_OK; /* meta */
   int64_t n = fk_size(out, -1), count = fk_rows(rows);
   fk_type to = fk_type_of(out), from = fk_type_of(rows);
+  fk_status status = FK_OK;
   memset(out->data, 0, fk_type_bytes(to, fk_numel(out)));
+#pragma omp parallel for if (count * n > PARALLEL) reduction(| : status)
   for (int64_t i = 0; i < count; i++)
-    FK_TRY(fk_convert_row(to, (char *)out->data + fk_type_bytes(to, place[i] * n), from,
-                          (const char *)fk_data(rows) + fk_type_bytes(from, i * n), n));
-  return FK_OK;
+    status |= fk_convert_row(to, (char *)out->data + fk_type_bytes(to, place[i] * n), from,
+                             (const char *)fk_data(rows) + fk_type_bytes(from, i * n), n);
+  return status;
 }
 
 /* The rows of the device, put in their places in host memory. */
