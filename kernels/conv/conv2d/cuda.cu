@@ -1,5 +1,6 @@
 /* conv2d on the GPU: chooses how (conv.cuh). */
 #include "conv.cuh"
+#include "device/cuda/libraries.h"
 
 static bool fits_int(const fk_conv2d_args *a) {
   const fk_tensor *tensors[] = {a->x, a->weight, a->out};
@@ -70,15 +71,66 @@ static fk_status as_linear(fk_context *ctx, const fk_conv2d_args *a, const conv_
   return fk_call_array(ctx, "linear", args, 4);
 }
 
+/* One call on its way to whoever computes it. */
+typedef struct conv_call {
+  fk_type type;
+  conv_job job;
+} conv_call;
+
+static fk_status own(fk_context *ctx, const void *self) {
+  const conv_call *c = (const conv_call *)self;
+  if (conv_can_wgmma(fk_context_cuda(ctx), c->type, c->job)) return conv_wgmma(ctx, c->type, c->job);
+  if (conv_can_mma(c->type, c->job)) return conv_mma(ctx, c->type, c->job);
+  return conv_direct(ctx, c->type, c->job);
+}
+
+static fk_status packed_weights(fk_context *ctx, const void *self, const void **weights) {
+  const conv_call *c = (const conv_call *)self;
+  return conv_pack(ctx, c->type, c->job, (int64_t)c->job.kernel_h * c->job.kernel_w * c->job.channels, weights);
+}
+
+/* The library takes dense images and, for 16-bit types, whole packs of channels. */
+static bool library_can(const fk_conv2d_args *a, const conv_job &j) {
+  bool whole = fk_type_of(a->x) == FK_F32 || (j.channels % 8 == 0 && j.features % 8 == 0);
+  bool aligned = ((uintptr_t)j.x | (uintptr_t)j.out | (uintptr_t)j.weight) % 16 == 0;
+  return whole && aligned && conv_can_pack(j) && fk_is_contiguous(a->x) && fk_is_contiguous(a->out);
+}
+
+static fk_status fastest(fk_context *ctx, const conv_call *c) {
+  const conv_job &j = c->job;
+  fk_cudnn_conv d = {};
+  d.type = c->type;
+  d.batch = j.batch;
+  d.height = j.height;
+  d.width = j.width;
+  d.in_channels = j.in_channels;
+  d.out_height = j.out_height;
+  d.out_width = j.out_width;
+  d.out_channels = j.out_channels;
+  d.kernel_h = j.kernel_h;
+  d.kernel_w = j.kernel_w;
+  d.stride_h = j.stride_h;
+  d.stride_w = j.stride_w;
+  d.padding_h = j.padding_h;
+  d.padding_w = j.padding_w;
+  d.dilation_h = j.dilation_h;
+  d.dilation_w = j.dilation_w;
+  d.groups = j.groups;
+  d.x = j.x;
+  d.bias = j.bias;
+  d.out = j.out;
+  d.self = c;
+  d.own = own;
+  d.weights = packed_weights;
+  return fk_cudnn_convolve(ctx, &d);
+}
+
 fk_status fk_cuda_conv2d(fk_context *ctx, const fk_conv2d_args *a) {
   if (fk_numel(a->out) == 0) return FK_OK;
   if (!fits_int(a)) return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: expected sides below 2^30");
-  conv_job j = job_of(a);
-  fk_type type = fk_type_of(a->x);
-  if (conv_can_depthwise_mma(type, j)) return conv_depthwise_mma(ctx, type, j);
-  if (j.channels == 1 && j.features == 1) return conv_depthwise(ctx, type, j);
-  if (is_linear(a, j)) return as_linear(ctx, a, j);
-  if (conv_can_wgmma(fk_context_cuda(ctx), type, j)) return conv_wgmma(ctx, type, j);
-  if (conv_can_mma(type, j)) return conv_mma(ctx, type, j);
-  return conv_direct(ctx, type, j);
+  conv_call c = {fk_type_of(a->x), job_of(a)};
+  if (conv_can_depthwise_mma(c.type, c.job)) return conv_depthwise_mma(ctx, c.type, c.job);
+  if (c.job.channels == 1 && c.job.features == 1) return conv_depthwise(ctx, c.type, c.job);
+  if (is_linear(a, c.job)) return as_linear(ctx, a, c.job);
+  return library_can(a, c.job) ? fastest(ctx, &c) : own(ctx, &c);
 }
