@@ -299,12 +299,52 @@ static fk_status convnext(void) {
   return status;
 }
 
+/* Criteo, synthetic multi-hot of MLPerf: sizes per feature as in the preset's configuration. */
+static const int hot[] = {3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1};
+static const int64_t table_rows[] = {40000000, 39060,    17295,    7424,     20265,  3,     7122, 1543, 63,
+                                     40000000, 3067956,  405282,   10,       2209,   11938, 155,  4,    976,
+                                     14,       40000000, 40000000, 40000000, 590152, 12973, 108,  36};
+
+static fk_status run_dlrm(const fk_model *model, const char *name, int64_t batch) {
+  enum { FEATURES = 26 };
+  int64_t all = 0, at = 0, bag = 0;
+  fk_tensors inputs = {0};
+  for (int f = 0; f < FEATURES; f++) all += hot[f] * batch;
+  fk_tensor *dense = fk_empty(g.ctx, FK_BF16, batch, 13), *values = fk_host(g.ctx, FK_I64, all);
+  fk_tensor *offsets = fk_host(g.ctx, FK_I64, FEATURES * batch + 1);
+  if (!dense || !values || !offsets) return FK_ERROR_MEMORY;
+  for (int f = 0; f < FEATURES; f++)
+    for (int64_t s = 0; s < batch; s++) {
+      ((int64_t *)offsets->data)[bag++] = at;
+      for (int k = 0; k < hot[f]; k++, at++)
+        ((int64_t *)values->data)[at] = (int64_t)((uint64_t)at * 0x9e3779b97f4a7c15u >> 20) % table_rows[f];
+    }
+  ((int64_t *)offsets->data)[bag] = at;
+  FK_TRY(fk_cuda_random(g.ctx->cuda, dense->data, FK_BF16, fk_numel(dense), 5, 0, 1));
+  FK_TRY(fk_tensors_put(&inputs, "dense_features", dense));
+  FK_TRY(fk_tensors_put(&inputs, "sparse_values", values));
+  FK_TRY(fk_tensors_put(&inputs, "sparse_offsets", offsets));
+  fk_status status = time_forward(name, model, &inputs, batch, "samples");
+  fk_context_reset(g.ctx);
+  return status;
+}
+
+static fk_status dlrm(void) {
+  fk_model *model;
+  FK_TRY(open_preset("dlrmv2-criteo", 0, &model));
+  fk_status status = run_dlrm(model, "dlrmv2 2048", 2048);
+  if (!status) status = run_dlrm(model, "dlrmv2 65536", 65536);
+  fk_model_close(model);
+  return status;
+}
+
 /* ---- The whole ------------------------------------------------------------------------------------------- */
 
 static const struct {
   const char *name;
   fk_status (*run)(void);
-} subjects[] = {{"llama", llama}, {"mamba2", mamba2}, {"colbertv2", colbert}, {"convnextv2", convnext}};
+} subjects[] = {
+    {"llama", llama}, {"mamba2", mamba2}, {"colbertv2", colbert}, {"convnextv2", convnext}, {"dlrmv2", dlrm}};
 
 static fk_status write_json(const char *path) {
   fk_cuda_info info;

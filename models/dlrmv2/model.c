@@ -239,36 +239,42 @@ static int64_t expected_start(const dlrm *m, int64_t count, int f) {
   return (int64_t)((double)count * (double)before / (double)all);
 }
 
-/* The bags of one feature, cut out of the batch. On meta: of equal lengths, and values without content. */
-static fk_status feature_bags(fk_context *ctx, const dlrm *m, const batch *b, int f, batch *bags) {
-  bool meta = fk_context_backend(ctx) == FK_META;
-  int64_t count = b->values->shape[0], first = f * b->size, start = 0, end = 0;
-  bags->offsets = fk_host(ctx, FK_I64, b->size + 1);
-  if (!bags->offsets) return FK_ERROR_MEMORY;
-  int64_t *offsets = bags->offsets->data;
-  if (meta) {
-    start = expected_start(m, count, f);
-    end = expected_start(m, count, f + 1);
-    for (int64_t i = 0; i <= b->size && offsets; i++) offsets[i] = b->size ? (end - start) * i / b->size : 0;
-  } else {
-    start = fk_load_i64(fk_type_of(b->offsets), fk_data(b->offsets), first);
-    end = fk_load_i64(fk_type_of(b->offsets), fk_data(b->offsets), first + b->size);
-    for (int64_t i = 0; i <= b->size; i++)
-      offsets[i] = fk_load_i64(fk_type_of(b->offsets), fk_data(b->offsets), first + i) - start;
-  }
-  bags->values = meta ? fk_wrap(ctx, NULL, fk_type_of(b->values), SHAPE(end - start), NULL)
-                      : fk_slice(ctx, b->values, 0, start, end - start);
-  bags->weights = fk_slice(ctx, b->weights, 0, start, end - start);
-  return fk_move_to_device(ctx, &bags->offsets);
+/* Where the values of feature f begin. */
+static int64_t start_of(fk_context *ctx, const dlrm *m, const batch *b, int f) {
+  if (fk_context_backend(ctx) == FK_META) return expected_start(m, b->values->shape[0], f);
+  return fk_load_i64(fk_type_of(b->offsets), fk_data(b->offsets), f * b->size);
 }
 
-/* Pooled embeddings beside the dense features: columns from dim on of combined [batch, (features + 1) * dim]. */
-static fk_status embed(fk_context *ctx, const dlrm *m, const batch *b, const fk_tensor *combined) {
+/* [features, batch + 1]: offsets that begin with 0 in every feature, carried over together. On meta: bags of equal
+ * lengths. */
+static fk_status feature_offsets(fk_context *ctx, const dlrm *m, const batch *b, fk_tensor **out) {
+  bool meta = fk_context_backend(ctx) == FK_META;
+  *out = fk_host(ctx, FK_I64, m->num_features, b->size + 1);
+  if (!*out) return FK_ERROR_MEMORY;
+  int64_t *offsets = (*out)->data;
   for (int f = 0; f < m->num_features; f++) {
-    batch bags = {0};
-    FK_TRY(feature_bags(ctx, m, b, f, &bags));
-    fk_status status = fk_call(ctx, "embedding_bag", bags.values, bags.offsets, bags.weights, m->tables[f], m->pooling,
-                               fk_slice(ctx, combined, 1, (f + 1) * m->dim, m->dim));
+    int64_t start = start_of(ctx, m, b, f), length = start_of(ctx, m, b, f + 1) - start;
+    for (int64_t i = 0; i <= b->size && offsets; i++, offsets++)
+      *offsets = !meta     ? fk_load_i64(fk_type_of(b->offsets), fk_data(b->offsets), f * b->size + i) - start
+                 : b->size ? length * i / b->size
+                           : 0;
+  }
+  return fk_move_to_device(ctx, out);
+}
+
+/* Pooled embeddings beside the dense features: columns from dim on of combined [batch, (features + 1) * dim]. On meta
+ * values have no content. */
+static fk_status embed(fk_context *ctx, const dlrm *m, const batch *b, const fk_tensor *combined) {
+  bool meta = fk_context_backend(ctx) == FK_META;
+  fk_tensor *offsets;
+  FK_TRY(feature_offsets(ctx, m, b, &offsets));
+  for (int f = 0; f < m->num_features; f++) {
+    int64_t start = start_of(ctx, m, b, f), length = start_of(ctx, m, b, f + 1) - start;
+    fk_tensor *values = meta ? fk_wrap(ctx, NULL, fk_type_of(b->values), SHAPE(length), NULL)
+                             : fk_slice(ctx, b->values, 0, start, length);
+    fk_tensor *bags = fk_view(ctx, fk_slice(ctx, offsets, 0, f, 1), b->size + 1);
+    fk_status status = fk_call(ctx, "embedding_bag", values, bags, fk_slice(ctx, b->weights, 0, start, length),
+                               m->tables[f], m->pooling, fk_slice(ctx, combined, 1, (f + 1) * m->dim, m->dim));
     if (status) return fk_fail_in(status, "sparse_values of feature %d", f);
   }
   return FK_OK;
