@@ -21,6 +21,7 @@ static const char *const runs[][2] = {
     {"linear", "skinny_16"},
     {"linear", "skinny_32"},
     {"linear", "skinny_64"},
+    {"linear", "stream_64"},
     {"linear", "rows_f32"},
     {"linear", "tile"},
     {"linear", "cublaslt"},

@@ -47,13 +47,10 @@ static fk_status tile_run(fk_context *ctx, const fk_gemm_args *g) {
 }
 
 static const fk_gemm_kernel kernels[] = {
-    {"skinny_8x8", skinny_fit_0, skinny_run_0},
-    {"skinny_8x4", skinny_fit_1, skinny_run_1},
-    {"skinny_16", skinny_fit_2, skinny_run_2},
-    {"skinny_32", skinny_fit_3, skinny_run_3},
-    {"skinny_64", skinny_fit_4, skinny_run_4},
-    {"rows_f32", rows_fit, fk_linear_rows},
-    {"tile", tile_fit, tile_run},
+    {"skinny_8x8", skinny_fit_0, skinny_run_0}, {"skinny_8x4", skinny_fit_1, skinny_run_1},
+    {"skinny_16", skinny_fit_2, skinny_run_2},  {"skinny_32", skinny_fit_3, skinny_run_3},
+    {"skinny_64", skinny_fit_4, skinny_run_4},  {"stream_64", fk_linear_stream_fit, fk_linear_stream},
+    {"rows_f32", rows_fit, fk_linear_rows},     {"tile", tile_fit, tile_run},
 };
 
 /* Elements between the rows of a matrix: where there is one row any number would do, and the library wants a sane one.

@@ -15,5 +15,9 @@ fk_status fk_linear_skinny(fk_context *ctx, const fk_gemm_args *g, int variant);
 int fk_linear_rows_fit(const fk_gemm_args *g);
 fk_status fk_linear_rows(fk_context *ctx, const fk_gemm_args *g);
 
+/* Up to 64 rows of 16-bit x on compute capability 9.0 (stream_sm90.cu). */
+int fk_linear_stream_fit(const fk_cuda *cuda, const fk_gemm_args *g);
+fk_status fk_linear_stream(fk_context *ctx, const fk_gemm_args *g);
+
 /* Anything (tile.cu): plain tiles in shared memory, any strides between rows. Slow. */
 fk_status fk_linear_tile(fk_context *ctx, const fk_gemm_args *g, const fk_row_map *x_rows, const fk_row_map *out_rows);

@@ -9,14 +9,11 @@
 #include "device/cuda/cublaslt.h"
 #include "device/cuda/gemm_file.h"
 #include "device/cuda/gemm_library.h"
+#include "device/cuda/gemm_measure.h"
 
 enum {
-  EXACT_ROWS = 64,    /* up to here every number of rows is measured by itself */
-  PROPOSALS = 12,     /* asked of the library for one shape; half as many again without workspace */
-  FIRST_SAMPLES = 3,  /* of every candidate */
-  FINAL_SAMPLES = 11, /* of the fastest ones */
-  FINALISTS = 4,
-  MAX_CANDIDATES = 48,
+  EXACT_ROWS = 64, /* up to here every number of rows is measured by itself */
+  PROPOSALS = 14,  /* asked of the library for one shape; half as many again without workspace */
   HASH_START = 64,
 };
 /* Below this a wrong choice costs less than the choosing. */
@@ -49,10 +46,9 @@ struct fk_gemm_table {
   bool tune;
   const char *forced; /* FASTKERNELS_GEMM */
   fk_gemm_file *file;
-  void *flush; /* device memory, twice the L2 cache */
-  size_t flush_bytes;
-  cudaEvent_t start, stop;
+  fk_gemm_meter meter;
   const entry *last;
+  unsigned *flags;
   char text[96];
 };
 
@@ -169,10 +165,21 @@ void fk_gemm_table_destroy(fk_gemm_table *t, struct fk_cublaslt *lt) {
   }
   free(t->slots);
   fk_gemm_file_close(t->file);
-  if (t->flush) cudaFree(t->flush);
-  if (t->start) cudaEventDestroy(t->start);
-  if (t->stop) cudaEventDestroy(t->stop);
+  fk_gemm_meter_close(&t->meter);
+  if (t->flags) cudaFree(t->flags);
   free(t);
+}
+
+static fk_status make_flags(fk_cuda *cuda, fk_gemm_table *t) {
+  const size_t bytes = FK_GEMM_FLAGS * sizeof *t->flags;
+  if (t->flags || recording(cuda)) return FK_OK;
+  FK_CUDA_TRY(cudaMalloc((void **)&t->flags, bytes));
+  FK_CUDA_TRY(cudaMemsetAsync(t->flags, 0, bytes, cuda->stream));
+  return FK_OK;
+}
+
+unsigned *fk_gemm_flags(const fk_cuda *cuda) {
+  return cuda->gemms ? cuda->gemms->flags : NULL;
 }
 
 /* ---- Running and measuring -------------------------------------------------------------------------------- */
@@ -182,82 +189,41 @@ static fk_status run_choice(const call *c, entry *e, const choice *by) {
   return fk_gemm_library_run(c->ctx, c->g, &e->product, &by->algo);
 }
 
-static fk_status prepare(fk_cuda *cuda, fk_gemm_table *t) {
-  int l2 = 0;
-  if (!t->start) FK_CUDA_TRY(cudaEventCreate(&t->start));
-  if (!t->stop) FK_CUDA_TRY(cudaEventCreate(&t->stop));
-  if (t->flush) return FK_OK;
-  FK_CUDA_TRY(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, cuda->device_id));
-  t->flush_bytes = 2 * (size_t)(l2 > 0 ? l2 : 32 << 20);
-  FK_CUDA_TRY(cudaMalloc(&t->flush, t->flush_bytes));
-  return FK_OK;
-}
+typedef struct contest {
+  const call *c;
+  entry *e;
+  choice list[FK_GEMM_MAX_CANDIDATES];
+  int count;
+} contest;
 
-/* One run with cold caches. The memset also keeps the GPU busy until everything is queued. */
-static fk_status sample(const call *c, entry *e, const choice *by, double *microseconds) {
-  fk_gemm_table *t = c->table;
-  float milliseconds;
-  fk_context_mark mark = fk_context_save(c->ctx);
-  FK_CUDA_TRY(cudaMemsetAsync(t->flush, 0, t->flush_bytes, c->cuda->stream));
-  FK_CUDA_TRY(cudaEventRecord(t->start, c->cuda->stream));
-  fk_status status = run_choice(c, e, by);
-  fk_context_rewind(c->ctx, mark);
-  FK_TRY(status);
-  FK_CUDA_TRY(cudaEventRecord(t->stop, c->cuda->stream));
-  FK_CUDA_TRY(cudaEventSynchronize(t->stop));
-  FK_CUDA_TRY(cudaEventElapsedTime(&milliseconds, t->start, t->stop));
-  *microseconds = 1e3 * milliseconds;
-  return FK_OK;
-}
-
-/* The median of an odd number of samples. */
-static const double FAILED = 1e30;
-static double measure(const call *c, entry *e, const choice *by, int samples) {
-  double sorted[FINAL_SAMPLES], us = 0;
-  for (int count = -1; count < samples; count++) {
-    if (sample(c, e, by, &us) != FK_OK) {
-      cudaGetLastError();
-      return FAILED;
-    }
-    if (count < 0) continue; /* the first one loads code */
-    int at = count;
-    for (; at > 0 && sorted[at - 1] > us; at--) sorted[at] = sorted[at - 1];
-    sorted[at] = us;
-  }
-  return sorted[samples / 2];
-}
-
-static int gather(const call *c, entry *e, choice *list) {
+static void gather(contest *t) {
+  const call *c = t->c;
   fk_gemm_algo algos[FK_GEMM_MAX_ALGORITHMS];
-  int count = 0, found = 0;
-  for (int i = 0; i < c->num_own && count < MAX_CANDIDATES; i++)
-    if (c->own[i].fit(c->cuda, c->g)) list[count++] = (choice){.own = &c->own[i]};
-  fk_gemm_library_propose(c->cuda, c->g, &e->product, PROPOSALS, algos, &found);
-  for (int i = 0; i < found && count < MAX_CANDIDATES; i++) list[count++] = (choice){.algo = algos[i]};
-  return count;
+  int found = 0;
+  for (int i = 0; i < c->num_own && t->count < FK_GEMM_MAX_CANDIDATES; i++)
+    if (c->own[i].fit(c->cuda, c->g)) t->list[t->count++] = (choice){.own = &c->own[i]};
+  fk_gemm_library_propose(c->cuda, c->g, &t->e->product, PROPOSALS, algos, &found);
+  for (int i = 0; i < found && t->count < FK_GEMM_MAX_CANDIDATES; i++) t->list[t->count++] = (choice){.algo = algos[i]};
 }
 
-static void sort(choice *list, int count) {
-  for (int i = 1; i < count; i++)
-    for (int k = i; k > 0 && list[k].microseconds < list[k - 1].microseconds; k--) {
-      choice swap = list[k];
-      list[k] = list[k - 1];
-      list[k - 1] = swap;
-    }
+static fk_status run_candidate(void *self, int candidate, const fk_gemm_args *g) {
+  const contest *t = self;
+  call c = *t->c;
+  c.g = g;
+  fk_context_mark mark = fk_context_save(c.ctx);
+  fk_status status = run_choice(&c, t->e, &t->list[candidate]);
+  fk_context_rewind(c.ctx, mark);
+  return status;
 }
 
 static bool measure_all(const call *c, entry *e) {
-  choice list[MAX_CANDIDATES];
-  if (prepare(c->cuda, c->table) != FK_OK) return false;
-  int count = gather(c, e, list);
-  for (int i = 0; i < count; i++) list[i].microseconds = measure(c, e, &list[i], FIRST_SAMPLES);
-  sort(list, count);
-  int finalists = count < FINALISTS ? count : FINALISTS;
-  for (int i = 0; i < finalists && count > 1; i++)
-    if (list[i].microseconds < FAILED) list[i].microseconds = measure(c, e, &list[i], FINAL_SAMPLES);
-  sort(list, finalists);
-  if (count == 0 || list[0].microseconds >= FAILED) return false;
-  e->choice = list[0];
+  contest t = {.c = c, .e = e};
+  double microseconds;
+  gather(&t);
+  int best = fk_gemm_fastest(c->cuda, &c->table->meter, c->g, run_candidate, &t, t.count, &microseconds);
+  if (best < 0) return false;
+  e->choice = t.list[best];
+  e->choice.microseconds = microseconds;
   return true;
 }
 
@@ -342,6 +308,7 @@ fk_status fk_gemm(fk_context *ctx, const fk_gemm_args *g, const fk_gemm_kernel *
   key k = key_of(g);
   entry *e = NULL;
   FK_TRY(table_of(c.cuda, &c.table));
+  FK_TRY(make_flags(c.cuda, c.table));
   FK_TRY(entry_of(c.table, &k, &e));
   if (!e->final) {
     fk_status status = choose(&c, e);

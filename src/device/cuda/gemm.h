@@ -57,6 +57,11 @@ typedef struct fk_gemm_kernel {
 /* rows, features and depth are at least 1. FK_ERROR_UNSUPPORTED when nothing can compute it. */
 fk_status fk_gemm(fk_context *ctx, const fk_gemm_args *g, const fk_gemm_kernel *own, int num_own);
 
+/* Words of device memory that are zero between kernels: blocks that wait for each other use them, and lower them again.
+ * NULL before the first product outside a graph recording. */
+enum { FK_GEMM_FLAGS = 1024 };
+unsigned *fk_gemm_flags(const fk_cuda *cuda);
+
 typedef struct fk_gemm_table fk_gemm_table;
 void fk_gemm_table_destroy(fk_gemm_table *table, struct fk_cublaslt *lt); /* before the library's handle */
 
