@@ -278,11 +278,11 @@ static void test_recorder(void **state) {
   fk_context_record(ctx, &c.recorder);
   logits_of(ctx, m, ids_tensor(ctx, FK_I64, 2, 6));
   assert_int_equal(c.depth, 0);
-  assert_int_equal(c.deepest, 4);
+  assert_int_equal(c.deepest, 5); /* step, layer, attention, rotary and cache, rotary */
   assert_int_equal(c.tokens, 12);
   assert_int_equal(c.calls[4], 1);
   assert_int_equal(c.calls[3], 2);
-  assert_int_equal(c.calls[2], 4);
+  assert_int_equal(c.calls[2], 2 * 3);
   /* Per layer: two norms; project, rotate, store, attend, project; project, gate, project. Around them: embed, norm,
    * pick, head. */
   assert_int_equal(c.calls[1], 2 * 10 + 4);
