@@ -1,7 +1,10 @@
-/* mamba2_ssd on the GPU, token by token: a block has some rows of one head's state in registers. */
-#include "ssd.cuh"
+/* mamba2_ssd on the GPU. Short sequences, and every type and size, go token by token: a block has some rows of one
+ * head's state in registers. Long sequences of 16-bit types and usual sizes go by chunks (prefill.cu). The host does
+ * not know the lengths: where some may be long and others not, both kernels are queued, and each skips what is the
+ * other's. */
+#include "prefill.h"
 
-enum { THREADS = 128 };
+enum { THREADS = 128, LONGEST = 16 };
 
 template <typename T, int LANES, int VECS, bool PACKED>
 static __global__ void __launch_bounds__(THREADS) ssd_step(const __grid_constant__ ssd_job j, int parts) {
@@ -124,5 +127,14 @@ fk_status fk_cuda_mamba2_ssd(fk_context *ctx, const fk_mamba2_ssd_args *a) {
   if (j.num_seqs == 0)
     return fk_fail(FK_ERROR_ARGUMENT, "mamba2_ssd: expected no tokens without sequences, got %lld",
                    (long long)j.num_tokens);
-  FK_FLOAT_DISPATCH(fk_type_of(a->x), T, return step<T>(ctx, j));
+  fk_type type = fk_type_of(a->x);
+  /* Sequences have a token each, as a rule: then no length is beyond this. Others would only be slow. */
+  int64_t longest = j.num_tokens - j.num_seqs + 1;
+  if (longest > LONGEST && ssd_prefill_fits(ctx, &j, type)) {
+    bool alone = j.num_seqs == 1;
+    FK_TRY(ssd_prefill(ctx, &j, type, alone ? 0 : LONGEST));
+    if (alone) return FK_OK;
+    j.longest = LONGEST;
+  }
+  FK_FLOAT_DISPATCH(type, T, return step<T>(ctx, j));
 }

@@ -48,12 +48,15 @@ static __device__ __forceinline__ void check_sequence(const ssd_job &j, int b) {
   fk_index_ok(j.slot_check, j.state_slots[b], j.num_slots);
 }
 
+static __device__ __forceinline__ float clamped_step(const ssd_job &j, float v) {
+  float dt = v > 20 ? v : log1pf(expf(v));
+  return dt < j.dt_min ? j.dt_min : dt > j.dt_max ? j.dt_max : dt;
+}
+
 template <typename T>
 static __device__ __forceinline__ float time_step(const ssd_job &j, int64_t token, int head) {
   float v = fk_float(((const T *)j.dt)[token * j.dt_token + head]);
-  if (j.dt_bias) v += fk_float(((const T *)j.dt_bias)[head]);
-  float dt = v > 20 ? v : log1pf(expf(v));
-  return dt < j.dt_min ? j.dt_min : dt > j.dt_max ? j.dt_max : dt;
+  return clamped_step(j, j.dt_bias ? v + fk_float(((const T *)j.dt_bias)[head]) : v);
 }
 
 /* N consecutive elements, of which those from `valid` on are zero. PACKED: the address is a multiple of the bytes read,

@@ -1,0 +1,412 @@
+/* Long sequences: a block has 64 rows of a head's state of one sequence and goes through its chunks of 128 tokens.
+ *
+ * With total_t the sum of dt A up to token t of the chunk, and h the state before it,
+ *   y_t = exp(total_t) h C_t + sum over s <= t of (C_t . B_s) exp(total_t - total_s) dt_s x_s,
+ *   h  <- exp(total_last) h + sum over s of exp(total_last - total_s) dt_s x_s B_s^T
+ * (the state-space duality of arXiv 2405.21060). All products run on the tensor cores. The state stays in float32, in
+ * the registers of all warps, from the first chunk to the last, and is rounded only as a factor of y. What is added to
+ * it is a product of B, exact, and of scaled x in two 16-bit parts, which together hold as much as the sum can show.
+ * While a chunk is computed, the next one is fetched and its sums are made.
+ *
+ * A warp computes 16 tokens of y and 16 rows of half of the state. Early tokens see few others: tiles are dealt so that
+ * two warps that share a scheduler have equal work.
+ *
+ * Where something is not finite, a product in a chunk spreads it to tokens that it does not concern: the block then
+ * goes through its sequence once more, token by token. The state in memory is as it was until the end. */
+#include "prefill.cuh"
+#include "prefill.h"
+
+enum { CHUNK = 128, DIM = 64, WARPS = 8, THREADS = 32 * WARPS };
+
+/* What the time steps of a chunk say, totals in powers of two. */
+typedef struct chunk_steps {
+  float before[CHUNK]; /* decay from the state before to each token: 2^before */
+  float from[CHUNK];   /* 2^(before[t] - from[s]) is dt_s times the decay from s to t */
+  float after[CHUNK];  /* dt times the decay from each token to the last, times scale */
+  float decay, scale;  /* of the whole chunk; scale keeps `after` in the range of float16 */
+} chunk_steps;
+
+template <int N>
+struct layout {
+  static constexpr int X = CHUNK * DIM * 2, BC = CHUNK * N * 2, STAGE = X + 2 * BC, H = DIM * N * 2;
+  static constexpr int shared(int stages) {
+    return stages * STAGE + 2 * H + 2 * (int)sizeof(chunk_steps);
+  }
+};
+
+/* What a block computes: rows [row, row + DIM) of a head. */
+typedef struct block_work {
+  ssd_sequence q;
+  int head, row;
+} block_work;
+
+/* The k-th sequence of more than `shortest` tokens, by every warp for itself. */
+static __device__ __forceinline__ int long_sequence(const ssd_job &j, int k, int shortest) {
+  int lane = threadIdx.x % 32;
+  for (int base = 0; base < j.num_seqs; base += 32) {
+    int b = base + lane;
+    bool is = b < j.num_seqs && (int64_t)j.cu_seqlens_q[b + 1] - j.cu_seqlens_q[b] > shortest;
+    unsigned mask = __ballot_sync(0xffffffffu, is);
+    int found = __popc(mask);
+    if (k < found) return base + (int)__fns(mask, 0, k + 1);
+    k -= found;
+  }
+  return -1;
+}
+
+/* ---- Fetching -------------------------------------------------------------------------------------------- */
+
+/* Tokens [first, first + count) of one matrix, COLUMNS elements each, into a tile; what lies beyond count is zero. */
+template <typename T, int COLUMNS>
+static __device__ __forceinline__ void fetch_rows(uint32_t tile, const T *from, int64_t stride, int count) {
+  constexpr int PIECES = COLUMNS / 8;
+#pragma unroll
+  for (int i = 0; i < CHUNK * PIECES / THREADS; i++) {
+    int index = i * THREADS + (int)threadIdx.x, row = index / PIECES, piece = index % PIECES;
+    bool exists = row < count;
+    copy_piece(at_piece<COLUMNS>(tile, row, piece), from + (exists ? row : 0) * stride + piece * 8, exists);
+  }
+}
+
+template <typename T, int N>
+static __device__ __forceinline__ void fetch_chunk(const ssd_job &j, const block_work &w, int start, uint32_t stage) {
+  int left = w.q.tokens - start, group = w.head / j.heads_per_group;
+  int64_t token = w.q.first + start;
+  fetch_rows<T, N>(stage + layout<N>::X, (const T *)j.B + token * j.b_token + group * j.b_group, j.b_token, left);
+  fetch_rows<T, N>(stage + layout<N>::X + layout<N>::BC, (const T *)j.C + token * j.c_token + group * j.c_group,
+                   j.c_token, left);
+  fetch_rows<T, DIM>(stage, (const T *)j.x + token * j.x_token + w.head * j.x_head + w.row, j.x_token, left);
+}
+
+/* ---- Time steps, by one warp: four tokens per lane -------------------------------------------------------- */
+
+template <typename T>
+static __device__ __forceinline__ void fetch_steps(const ssd_job &j, const block_work &w, int start, T (&raw)[4]) {
+  int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    int t = start + lane * 4 + i;
+    raw[i] = t < w.q.tokens ? ((const T *)j.dt)[(w.q.first + t) * j.dt_token + w.head] : fk_from<T>(0);
+  }
+}
+
+template <typename T>
+static __device__ __forceinline__ void make_steps(const ssd_job &j, const block_work &w, int start, const T (&raw)[4],
+                                                  chunk_steps *steps) {
+  int lane = threadIdx.x % 32;
+  double rate = (double)j.A[w.head] * 1.4426950408889634, sum = 0, total[4];
+  float bias = j.dt_bias ? fk_float(((const T *)j.dt_bias)[w.head]) : 0, dt[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    dt[i] = start + lane * 4 + i < w.q.tokens ? clamped_step(j, fk_float(raw[i]) + bias) : 0;
+    total[i] = sum += (double)dt[i] * rate;
+  }
+  double before = sum;
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) {
+    double other = __shfl_up_sync(0xffffffffu, before, d);
+    if (lane >= d) before += other;
+  }
+  double last = __shfl_sync(0xffffffffu, before, 31);
+  double start_of_lane = __shfl_up_sync(0xffffffffu, before, 1);
+  if (lane == 0) start_of_lane = 0;
+  float after[4], most = 0;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    total[i] += start_of_lane;
+    after[i] = exp2f((float)(last - total[i])) * dt[i];
+    most = fmaxf(most, after[i]);
+  }
+  float by = 1;
+  if constexpr (std::is_same<T, __half>::value) {
+    most = fk_warp_max(most);
+    int exponent = most > 0 ? min(max(ilogbf(most), -25), 23) + 1 : 0;
+    by = exp2f((float)-exponent);
+  }
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    int t = lane * 4 + i;
+    steps->before[t] = (float)total[i];
+    steps->from[t] = (float)total[i] - log2f(dt[i]);
+    steps->after[t] = after[i] * by;
+  }
+  if (lane == 0) steps->decay = exp2f((float)last), steps->scale = by;
+}
+
+/* ---- Outputs --------------------------------------------------------------------------------------------- */
+
+/* Scores of 16 tokens against 32, from token s on, weighed by dt and decay, as left factors of two products. */
+template <typename T, int N>
+static __device__ __forceinline__ void weigh(const uint32_t (&c)[N / 16][4], uint32_t b_tile, const chunk_steps *steps,
+                                             int t, int s, const float (&row)[2], int lane, uint32_t (&left)[2][4]) {
+  float score[4][4] = {};
+#pragma unroll
+  for (int k = 0; k < N / 16; k++)
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+      uint32_t b[4];
+      load_right<N>(b, b_tile, s + n * 16, k * 16, lane);
+      multiply<T>(score[2 * n], c[k], b[0], b[1]);
+      multiply<T>(score[2 * n + 1], c[k], b[2], b[3]);
+    }
+#pragma unroll
+  for (int n = 0; n < 4; n++) {
+    int column = s + n * 8 + lane % 4 * 2;
+    float2 from = *(const float2 *)&steps->from[column];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      float low = score[n][2 * i] * power_of_two(row[i] - from.x);
+      float high = score[n][2 * i + 1] * power_of_two(row[i] - from.y);
+      int token = t + lane / 4 + 8 * i;
+      left[n / 2][n % 2 * 2 + i] = pack_two<T>(column <= token ? low : 0, column + 1 <= token ? high : 0);
+    }
+  }
+}
+
+/* y of tokens [t, t + 16) of the chunk into y; D is added by store_outputs. */
+template <typename T, int N>
+static __device__ __forceinline__ void compute_outputs(uint32_t stage, uint32_t h_tile, const chunk_steps *steps, int t,
+                                                       int lane, float (&y)[DIM / 8][4]) {
+  uint32_t b_tile = stage + layout<N>::X, c_tile = b_tile + layout<N>::BC, c[N / 16][4];
+#pragma unroll
+  for (int k = 0; k < N / 16; k++) load_left<N>(c[k], c_tile, t, k * 16, lane);
+#pragma unroll
+  for (int n = 0; n < DIM / 8; n++) y[n][0] = y[n][1] = y[n][2] = y[n][3] = 0;
+#pragma unroll
+  for (int k = 0; k < N / 16; k++)
+#pragma unroll
+    for (int n = 0; n < DIM / 16; n++) {
+      uint32_t h[4];
+      load_right<N>(h, h_tile, n * 16, k * 16, lane);
+      multiply<T>(y[2 * n], c[k], h[0], h[1]);
+      multiply<T>(y[2 * n + 1], c[k], h[2], h[3]);
+    }
+  float row[2] = {steps->before[t + lane / 4], steps->before[t + lane / 4 + 8]};
+  float decay[2] = {power_of_two(row[0]), power_of_two(row[1])};
+#pragma unroll
+  for (int n = 0; n < DIM / 8; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) y[n][i] *= decay[i / 2];
+  for (int s = 0; s < t + 16; s += 32) {
+    uint32_t left[2][4];
+    weigh<T, N>(c, b_tile, steps, t, s, row, lane, left);
+#pragma unroll
+    for (int k = 0; k < 2; k++)
+#pragma unroll
+      for (int n = 0; n < DIM / 16; n++) {
+        uint32_t x[4];
+        load_right_turned<DIM>(x, stage, n * 16, s + k * 16, lane);
+        multiply<T>(y[2 * n], left[k], x[0], x[1]);
+        multiply<T>(y[2 * n + 1], left[k], x[2], x[3]);
+      }
+  }
+}
+
+/* Adds D x and writes 16 tokens, through the rows of C that only this warp has read. Yields 0, or NaN when some output
+ * is not finite. */
+template <typename T, int N>
+static __device__ __forceinline__ float store_outputs(const ssd_job &j, const block_work &w, char *stage, int start,
+                                                      int t, float skip, int lane, float (&y)[DIM / 8][4]) {
+  char *c_tile = stage + layout<N>::X + layout<N>::BC;
+  float nothing = 0;
+#pragma unroll
+  for (int n = 0; n < DIM / 8; n++)
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      int row = t + lane / 4 + 8 * i, piece = (n ^ (row & 7)) * 16 + lane % 4 * 4;
+      float low = y[n][2 * i], high = y[n][2 * i + 1];
+      if (j.D) {
+        float2 x = unpack_two<T>(*(const uint32_t *)(stage + row * (DIM * 2) + piece));
+        low = fmaf(skip, x.x, low), high = fmaf(skip, x.y, high);
+      }
+      nothing = fmaf(low, 0, fmaf(high, 0, nothing));
+      *(uint32_t *)(c_tile + row * (N * 2) + piece) = pack_two<T>(low, high);
+    }
+  __syncwarp();
+  T *out = (T *)j.out + w.head * j.out_head + w.row + lane % 8 * 8;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    int row = t + i * 4 + lane / 8;
+    uint4 v = *(const uint4 *)(c_tile + row * (N * 2) + ((lane % 8) ^ (row & 7)) * 16);
+    if (start + row < w.q.tokens) *(uint4 *)(out + (w.q.first + start + row) * j.out_token) = v;
+  }
+  return nothing;
+}
+
+/* ---- State: warp w has rows 16 (w % 4) on, columns N / 2 (w / 4) on ------------------------------------------ */
+
+template <typename T>
+static __device__ __forceinline__ void scale_two(uint32_t packed, float2 by, uint32_t *coarse, uint32_t *fine) {
+  float2 v = unpack_two<T>(packed);
+  v.x *= by.x, v.y *= by.y;
+  *coarse = pack_two<T>(v.x, v.y);
+  float2 c = unpack_two<T>(*coarse);
+  *fine = pack_two<T>(v.x - c.x, v.y - c.y);
+}
+
+template <typename T, int N>
+static __device__ __forceinline__ void advance_state(uint32_t stage, const chunk_steps *steps, int tokens, int lane,
+                                                     float (&h)[N / 16][4]) {
+  int warp = threadIdx.x / 32, row = warp % 4 * 16, column = warp / 4 * (N / 2);
+  float decay = steps->decay * steps->scale;
+#pragma unroll
+  for (int n = 0; n < N / 16; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) h[n][i] *= decay;
+#pragma unroll 2
+  for (int k = 0; k < tokens; k += 16) {
+    uint32_t x[4], coarse[4], fine[4];
+    load_left_turned<DIM>(x, stage, row, k, lane);
+    float2 by[2] = {*(const float2 *)&steps->after[k + lane % 4 * 2],
+                    *(const float2 *)&steps->after[k + 8 + lane % 4 * 2]};
+#pragma unroll
+    for (int i = 0; i < 4; i++) scale_two<T>(x[i], by[i / 2], &coarse[i], &fine[i]);
+#pragma unroll
+    for (int n = 0; n < N / 32; n++) {
+      uint32_t b[4];
+      load_right_turned<N>(b, stage + layout<N>::X, column + n * 16, k, lane);
+      multiply<T>(h[2 * n], coarse, b[0], b[1]);
+      multiply<T>(h[2 * n + 1], coarse, b[2], b[3]);
+      multiply<T>(h[2 * n], fine, b[0], b[1]);
+      multiply<T>(h[2 * n + 1], fine, b[2], b[3]);
+    }
+  }
+  if constexpr (std::is_same<T, __half>::value) {
+    float back = 1 / steps->scale;
+#pragma unroll
+    for (int n = 0; n < N / 16; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) h[n][i] *= back;
+  }
+}
+
+/* The state as a factor, into a tile [row][column]; yields 0, or NaN when it is not finite. */
+template <typename T, int N>
+static __device__ __forceinline__ float share_state(char *h_tile, int lane, const float (&h)[N / 16][4]) {
+  int warp = threadIdx.x / 32;
+  float nothing = 0;
+#pragma unroll
+  for (int n = 0; n < N / 16; n++)
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      int row = warp % 4 * 16 + lane / 4 + 8 * i, piece = warp / 4 * (N / 16) + n;
+      nothing = fmaf(h[n][2 * i], 0, fmaf(h[n][2 * i + 1], 0, nothing));
+      *(uint32_t *)(h_tile + row * (N * 2) + ((piece ^ (row & 7)) << 4) + lane % 4 * 4) =
+          pack_two<T>(h[n][2 * i], h[n][2 * i + 1]);
+    }
+  return nothing;
+}
+
+/* Where this lane's part of the state lies in memory; fragment n, half i is at n * 8 + i * 8 * N. */
+template <int N>
+static __device__ __forceinline__ float *state_at(const ssd_job &j, const block_work &w, int lane) {
+  int warp = threadIdx.x / 32, row = w.row + warp % 4 * 16 + lane / 4, column = warp / 4 * (N / 2) + lane % 4 * 2;
+  return j.state + ((w.q.slot * j.heads + w.head) * j.dim + row) * (int64_t)N + column;
+}
+
+/* ---- The kernel ------------------------------------------------------------------------------------------- */
+
+/* Goes through all chunks; false when something was not finite, and then the state in memory is untouched. */
+template <typename T, int N>
+static __device__ __forceinline__ bool scan_chunks(const ssd_job &j, const block_work &w, int stages, char *shared) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tile = warp < 4 ? warp : 11 - warp;
+  uint32_t base = (uint32_t)__cvta_generic_to_shared(shared);
+  char *h_tiles = shared + stages * layout<N>::STAGE;
+  chunk_steps *steps = (chunk_steps *)(h_tiles + 2 * layout<N>::H);
+  float h[N / 16][4], nothing, skip = j.D ? fk_float(((const T *)j.D)[w.head]) : 0;
+  float *state = state_at<N>(j, w, lane);
+  fetch_chunk<T, N>(j, w, 0, base);
+#pragma unroll
+  for (int n = 0; n < N / 16; n++)
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      float2 v = w.q.has_initial_state ? *(const float2 *)(state + n * 8 + i * 8 * N) : make_float2(0, 0);
+      h[n][2 * i] = v.x, h[n][2 * i + 1] = v.y;
+    }
+  nothing = share_state<T, N>(h_tiles, lane, h);
+  T raw[4];
+  if (warp == 0) {
+    fetch_steps<T>(j, w, 0, raw);
+    make_steps<T>(j, w, 0, raw, &steps[0]);
+  }
+  for (int start = 0, turn = 0; start < w.q.tokens; start += CHUNK, turn ^= 1) {
+    if (stages == 1 && start > 0) {
+      __syncthreads();
+      fetch_chunk<T, N>(j, w, start, base);
+    }
+    wait_for_copies();
+    if (__syncthreads_or(nothing != 0)) return false;
+    bool more = start + CHUNK < w.q.tokens;
+    int stage = stages == 1 ? 0 : turn * layout<N>::STAGE, left = min(w.q.tokens - start, (int)CHUNK);
+    if (more && stages == 2) fetch_chunk<T, N>(j, w, start + CHUNK, base + (turn ^ 1) * layout<N>::STAGE);
+    if (more && warp == 0) fetch_steps<T>(j, w, start + CHUNK, raw);
+    if (tile * 16 < left) {
+      float y[DIM / 8][4];
+      uint32_t h_tile = base + stages * layout<N>::STAGE + turn * layout<N>::H;
+      compute_outputs<T, N>(base + stage, h_tile, &steps[turn], tile * 16, lane, y);
+      nothing += store_outputs<T, N>(j, w, shared + stage, start, tile * 16, skip, lane, y);
+    }
+    if (more && warp == 0) make_steps<T>(j, w, start + CHUNK, raw, &steps[turn ^ 1]);
+    advance_state<T, N>(base + stage, &steps[turn], left, lane, h);
+    nothing += share_state<T, N>(h_tiles + (turn ^ 1) * layout<N>::H, lane, h);
+  }
+  if (__syncthreads_or(nothing != 0)) return false;
+#pragma unroll
+  for (int n = 0; n < N / 16; n++)
+#pragma unroll
+    for (int i = 0; i < 2; i++) *(float2 *)(state + n * 8 + i * 8 * N) = make_float2(h[n][2 * i], h[n][2 * i + 1]);
+  return true;
+}
+
+template <typename T, int N>
+static __global__ void __launch_bounds__(THREADS, 1)
+    ssd_chunks(const __grid_constant__ ssd_job j, int shortest, bool every, int stages) {
+  extern __shared__ __align__(128) char shared[];
+  constexpr int LANES = N / 4, LANE_ROWS = 32 / LANES * 8;
+  fk_wait_previous();
+  fk_let_next_start();
+  int parts = j.dim / DIM, heads = j.heads * parts, index = blockIdx.x % heads, k = blockIdx.x / heads;
+  int b = every ? k : long_sequence(j, k, shortest);
+  if (b < 0) return;
+  block_work w;
+  w.head = index / parts;
+  w.row = index % parts * DIM;
+  if (shortest == 0 && index == 0 && threadIdx.x == 0) check_sequence(j, b);
+  if (!sequence_at(j, b, &w.q) || w.q.tokens <= shortest) return;
+  if (scan_chunks<T, N>(j, w, stages, shared)) return;
+  int row = threadIdx.x / 32 * LANE_ROWS;
+  if (row < DIM) scan_rows<T, LANES, 1, true>(j, w.q, w.head, w.row + row + threadIdx.x % 32 / LANES * 8);
+}
+
+static int stages_of(fk_context *ctx, int size) {
+  size_t room = fk_context_cuda(ctx)->max_shared_bytes;
+  for (int stages = 2; stages > 0; stages--)
+    if ((size_t)(size == 64 ? layout<64>::shared(stages) : layout<128>::shared(stages)) <= room) return stages;
+  return 0;
+}
+
+bool ssd_prefill_fits(fk_context *ctx, const ssd_job *j, fk_type type) {
+  int64_t strides =
+      j->x_token | j->x_head | j->b_token | j->b_group | j->c_token | j->c_group | j->out_token | j->out_head;
+  uintptr_t bases = (uintptr_t)j->x | (uintptr_t)j->B | (uintptr_t)j->C | (uintptr_t)j->out | (uintptr_t)j->state;
+  return (type == FK_BF16 || type == FK_F16) && (j->size == 64 || j->size == 128) && j->dim % DIM == 0 &&
+         strides % 8 == 0 && bases % 16 == 0 && stages_of(ctx, j->size) > 0;
+}
+
+template <typename T>
+static fk_status launch(fk_context *ctx, const ssd_job *j, int shortest) {
+  int64_t most = j->num_tokens / (shortest + 1), seqs = most < j->num_seqs ? most : j->num_seqs;
+  int64_t blocks = seqs * j->heads * (j->dim / DIM);
+  int stages = stages_of(ctx, j->size);
+  if (blocks > INT32_MAX)
+    return fk_fail(FK_ERROR_UNSUPPORTED, "mamba2_ssd: cuda: %d sequences of %d heads are too many", j->num_seqs,
+                   j->heads);
+  dim3 grid((unsigned)blocks), block(THREADS);
+  size_t shared = (size_t)(j->size == 64 ? layout<64>::shared(stages) : layout<128>::shared(stages));
+  void (*kernel)(ssd_job, int, bool, int) = j->size == 64 ? ssd_chunks<T, 64> : ssd_chunks<T, 128>;
+  return fk_launch_early(ctx, kernel, grid, block, shared, *j, shortest, seqs == j->num_seqs, stages);
+}
+
+fk_status ssd_prefill(fk_context *ctx, const ssd_job *j, fk_type type, int shortest) {
+  return type == FK_F16 ? launch<__half>(ctx, j, shortest) : launch<__nv_bfloat16>(ctx, j, shortest);
+}
