@@ -96,6 +96,20 @@ static __device__ __forceinline__ void rows_begin(const prefill_call &p, const w
   keys_seen(p.c, w.s, query_of(w, group * 64), &unused, to);
 }
 
+/* Waits until the sums over the steps before `count` are there, brings them to the scale of that step's exponentials,
+ * and rounds these. */
+template <typename T, typename C>
+static __device__ __forceinline__ void settle(const consumer &me, uint32_t count, const float (&s)[C::N / 2],
+                                              const float (&rescale)[2], float (&o)[C::DV / 2],
+                                              uint32_t (&weights)[C::N / 4]) {
+  wgmma_wait<0>();
+  hold(o);
+  if (count != me.kv_count) release(&me.x->v_empty[(count - 1) % 2]);
+#pragma unroll
+  for (int i = 0; i < C::DV / 2; i++) o[i] *= rescale[i / 2 % 2];
+  round_weights<T, C>(s, weights);
+}
+
 template <typename T, typename C>
 static __device__ __forceinline__ void consume_tile(const prefill_call &p, const work &w, consumer &me) {
   char *keys = me.shared + C::Q_BYTES, *values = keys + C::STAGES * C::K_BYTES;
@@ -118,10 +132,12 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
   release(&x->k_empty[count % 2]);
   int j = w.key_first + (w.key_blocks - 1) * C::N;
   scores_to_weights<C>(p, s, r, j, from, to, rescale);
-  round_weights<T, C>(s, weights);
+  /* Each turn of the loop begins by waiting for the products that the one before left running beside its exponentials:
+   * within one stretch of straight code the assembler would move that wait up, before the exponentials. */
 #pragma unroll 1
   for (int n = w.key_blocks - 1; n > 0; n--) {
     uint32_t next = count + 1;
+    settle<T, C>(me, count, s, rescale, o, weights);
     j -= C::N;
     barrier_wait(&x->k_full[next % 2], next / 2 & 1);
     take_turn<C>(me);
@@ -133,14 +149,9 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
     hold(s);
     release(&x->k_empty[next % 2]);
     scores_to_weights<C>(p, s, r, j, from, to, rescale);
-    wgmma_wait<0>();
-    hold(o);
-    release(&x->v_empty[count % 2]);
-#pragma unroll
-    for (int i = 0; i < C::DV / 2; i++) o[i] *= rescale[i / 2 % 2];
-    round_weights<T, C>(s, weights);
     count = next;
   }
+  settle<T, C>(me, count, s, rescale, o, weights);
   if (C::OWN_O) release(&x->q_empty);
   barrier_wait(&x->v_full[count % 2], count / 2 & 1);
   issue_values<T, C>(o, weights, matrix_plus(v, count % 2 * C::V_BYTES));
@@ -174,7 +185,9 @@ static __device__ __forceinline__ void clear_tile(const prefill_call &p, const w
 
 template <typename T, typename C>
 static __device__ __forceinline__ void consume(const prefill_call &p, char *shared, exchange *x) {
-  consumer me = {shared, x, (int)threadIdx.x / 128 - 1, 0, 0};
+  /* By a shuffle, so that the compiler knows that all threads of a warp agree. */
+  int group = __shfl_sync(0xffffffffu, (int)threadIdx.x / 128 - 1, 0);
+  consumer me = {shared, x, group, 0, 0};
   if (me.group == C::CONSUMERS - 1) pass_turn<C>(me);
   for (uint32_t tiles = 0;; tiles++) {
     int slot = tiles % 2;
@@ -304,7 +317,9 @@ static fk_status launch(fk_context *ctx, const attention_call &c) {
 
 template <typename T>
 static fk_status choose(fk_context *ctx, const attention_call &c) {
-  int d = c.head_size, dv = c.head_size_v;
+  int d = c.head_size, dv = c.head_size_v, trial = getenv("FK_TRY") ? atoi(getenv("FK_TRY")) : 0;
+  if (d <= 64 && dv <= 64 && trial == 2) return launch<T, config<64, 64, 128, 2>>(ctx, c);
+  if (d <= 128 && d > 96 && dv <= 128 && !c.causal && trial == 3) return launch<T, config<128, 128, 176, 2>>(ctx, c);
   if (d <= 64 && dv <= 64) return launch<T, config<64, 64, 128, 3>>(ctx, c);
   if (d <= 96 && dv <= 96) return launch<T, config<96, 96, 128, 2>>(ctx, c);
   if (d <= 128 && dv <= 128) return launch<T, config<128, 128, 128, 2>>(ctx, c);
