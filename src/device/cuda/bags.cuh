@@ -1,16 +1,17 @@
 /* Pooling bags of rows, of one table or of several that lie below each other.
  *
- * A group of lanes, one per pack of a row, takes a run of bags of one table and reads their values as one stream,
- * several rows in flight whatever the bags' lengths. Where bags are long and few, groups share a bag: each takes every
- * so many-th step of its values, and one adds up their sums in a fixed order.
+ * A block takes a run of bags of one table. Their values are one stretch of memory, whatever the bags' lengths, and its
+ * groups of lanes (one lane per pack of a row) share it out in equal parts, several rows in flight each. A bag that
+ * lies within a group's part is stored by that group; of one that reaches into the next parts the sums meet in shared
+ * memory and are added in order. So neither long bags nor empty ones leave lanes idle.
  *
- * Offsets and values may be wrong: offsets are clamped to the values there are, values outside their table are left
- * out; both are reported. */
+ * Offsets and values may be wrong. Where offsets fall or leave the values, the block's bags are not written; a value
+ * outside its table is left out; both are reported. */
 #pragma once
 
 #include "device/cuda/kernel.cuh"
 
-enum { FK_BAG_THREADS = 256, FK_BAG_STEP = 8 };
+enum { FK_BAG_THREADS = 256, FK_BAG_STEP = 8, FK_BAGS = 128 /* of a block, at most */ };
 
 typedef struct bag_job {
   const void *values, *offsets, *factors, *weight; /* factors: NULL for ones */
@@ -25,9 +26,8 @@ typedef struct bag_job {
   /* Set by fk_pool_bags. */
   int packs;            /* of a row */
   int lanes, log_lanes; /* of a group, a power of two up to 32 */
-  int bags;             /* that a group takes */
-  int split;            /* groups that share a bag, a power of two; then bags is 1 */
-  int64_t groups;       /* that a table takes, when not split */
+  int bags;             /* of a block */
+  int64_t blocks;       /* of a table */
 } bag_job;
 
 /* The rows of a table. */
@@ -157,93 +157,112 @@ static __device__ __forceinline__ void fetch_rows(const bag_job &j, const T *fro
     if (s.row[u] >= 0) rows[u] = *(const uint4 *)(from + s.row[u] * j.weight_stride);
 }
 
-/* Bags [bag, last) by one group: a stream of values, flushed where a bag ends. */
+/* A block's bags, and a group's part of their values. */
+typedef struct bag_part {
+  const int *ends;        /* where bag i begins, in shared memory; bag i ends where the next one begins */
+  int first, last, share; /* all values; of a group */
+  int start, stop;        /* this group's */
+} bag_part;
+
+static __device__ __forceinline__ bag_part part_of(const int *ends, int count, int group, int groups) {
+  bag_part p = {ends, ends[0], ends[count], 0, 0, 0};
+  p.share = (p.last - p.first + groups - 1) / groups;
+  p.start = min(p.first + group * p.share, p.last);
+  p.stop = min(p.start + p.share, p.last);
+  return p;
+}
+
+/* The last bag that begins at or before a value: not an empty one, if the value is one of the block's. */
+static __device__ __forceinline__ int bag_of(const int *ends, int count, int value) {
+  int low = 0, high = count;
+  while (high - low > 1) {
+    int middle = (low + high) / 2;
+    if (ends[middle] <= value)
+      low = middle;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+/* Adds up the group's part. Complete bags are stored; the sum of one that began in an earlier part goes to head.
+ * Returns the bag that goes on in the next part and began in this one, its sum so far in sum; -1: none. */
 template <typename T, bool WEIGHTED>
-static __device__ __forceinline__ void stream_bags(const bag_job &j, int bag, int last, int column) {
+static __device__ __forceinline__ int sum_part(const bag_job &j, const bag_columns<T> &c, const bag_part &p, int bag,
+                                               float *sum, float *head, bool &bad) {
   constexpr int N = fk_pack<T>::size;
-  float sum[N];
-  uint4 rows[FK_BAG_STEP];
   step<T, WEIGHTED> s;
-#pragma unroll
-  for (int i = 0; i < N; i++) sum[i] = 0;
-  bool bad = false;
-  bag_columns<T> c = columns_of<T>(j, bag, column, bad);
-  int first = bag, start = (int)offset_at(j, bag, 0, bad), end = (int)offset_at(j, bag + 1, start, bad);
-  int stop = (int)offset_at(j, last, start, bad);
-  for (int at = start; at < stop; at += FK_BAG_STEP) {
-    fetch_values(j, c.num_rows, at, stop, s, bad);
+  int end = p.ends[bag + 1];
+  for (int at = p.start; at < p.stop; at += FK_BAG_STEP) {
+    uint4 rows[FK_BAG_STEP];
+    fetch_values(j, c.num_rows, at, p.stop, s, bad);
     fetch_rows(j, c.rows, s, rows);
 #pragma unroll
     for (int u = 0; u < FK_BAG_STEP; u++) {
-      if (at + u >= stop) break;
-      while (at + u >= end && bag + 1 < last) {
-        store_bag(j, c.out + bag++ * j.out_stride, end - start, sum);
-        start = end;
-        end = (int)offset_at(j, bag + 1, start, bad);
-      }
       if (s.row[u] >= 0) add_row<T>(sum, rows[u], WEIGHTED ? s.factor[u] : 1.0f);
+      if (at + u + 1 != end || at + u >= p.stop) continue;
+      int begin = p.ends[bag];
+      if (begin >= p.start) {
+        store_bag(j, c.out + bag * j.out_stride, end - begin, sum);
+      } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) head[i * FK_BAG_THREADS] = sum[i], sum[i] = 0;
+      }
+      while (p.ends[bag + 1] == end && end < p.last) bag++;
+      end = p.ends[bag + 1];
     }
   }
-  while (true) {
-    store_bag(j, c.out + bag++ * j.out_stride, end - start, sum);
-    if (bag >= last) break;
-    start = end;
-    end = (int)offset_at(j, bag + 1, start, bad);
-  }
-  if (bad) report(j, first, last);
+  if (p.start >= p.stop || p.stop == p.last || p.ends[bag] == p.stop) return -1;
+  if (p.ends[bag] >= p.start) return bag;
+#pragma unroll
+  for (int i = 0; i < N; i++) head[i * FK_BAG_THREADS] = sum[i];
+  return -1;
 }
 
 template <typename T, bool WEIGHTED>
-static __global__ void __launch_bounds__(FK_BAG_THREADS) bags_streamed(const __grid_constant__ bag_job j) {
-  fk_wait_previous();
-  int group = threadIdx.x >> j.log_lanes, lane = threadIdx.x & (j.lanes - 1);
-  int64_t all = (int64_t)blockIdx.x * (FK_BAG_THREADS >> j.log_lanes) + group, table = all / j.groups;
-  int pack = blockIdx.y * j.lanes + lane;
-  if (table >= j.num_tables || pack >= j.packs) return;
-  int64_t bag = table * j.batch + (all - table * j.groups) * j.bags, end = (table + 1) * j.batch;
-  int64_t last = bag + j.bags < end ? bag + j.bags : end;
-  stream_bags<T, WEIGHTED>(j, (int)bag, (int)last, pack * fk_pack<T>::size);
-}
-
-/* Groups that share a bag lie in one block. */
-template <typename T, bool WEIGHTED>
-static __global__ void __launch_bounds__(FK_BAG_THREADS) bags_shared(const __grid_constant__ bag_job j) {
+static __global__ void __launch_bounds__(FK_BAG_THREADS, WEIGHTED ? 2 : 3)
+    bags_packed(const __grid_constant__ bag_job j) {
   constexpr int N = fk_pack<T>::size;
-  __shared__ float partial[FK_BAG_THREADS * N];
+  __shared__ float heads[FK_BAG_THREADS * N];
+  __shared__ int ends[FK_BAGS + 1];
   fk_wait_previous();
-  int group = threadIdx.x >> j.log_lanes, lane = threadIdx.x & (j.lanes - 1), part = group % j.split;
-  int64_t bag = (int64_t)blockIdx.x * ((FK_BAG_THREADS >> j.log_lanes) / j.split) + group / j.split;
+  int64_t table = blockIdx.x / j.blocks, first = (blockIdx.x - table * j.blocks) * j.bags + table * j.batch;
+  int count = (int)min((int64_t)j.bags, (table + 1) * j.batch - first);
+  int group = threadIdx.x >> j.log_lanes, lane = threadIdx.x & (j.lanes - 1), groups = FK_BAG_THREADS >> j.log_lanes;
   int pack = blockIdx.y * j.lanes + lane;
-  bool active = bag < j.num_tables * j.batch && pack < j.packs;
+  bool bad = false;
+  if ((int)threadIdx.x < count) {
+    int64_t begin = offset_at(j, first + threadIdx.x, 0, bad);
+    int64_t end = offset_at(j, first + threadIdx.x + 1, begin, bad);
+    ends[threadIdx.x] = (int)begin;
+    if ((int)threadIdx.x == count - 1) ends[count] = (int)end;
+  }
+  bag_columns<T> c = columns_of<T>(j, first, pack * N, bad);
+  c.out += first * j.out_stride;
+  if (__syncthreads_or(bad)) {
+    if (threadIdx.x == 0) report(j, first, first + count);
+    return;
+  }
+  bag_part p = part_of(ends, count, group, groups);
   float sum[N];
 #pragma unroll
   for (int i = 0; i < N; i++) sum[i] = 0;
-  int start = 0, end = 0;
-  bool bad = false;
-  bag_columns<T> c = {};
-  if (active) {
-    c = columns_of<T>(j, bag, pack * N, bad);
-    start = (int)offset_at(j, bag, 0, bad);
-    end = (int)offset_at(j, bag + 1, start, bad);
-    uint4 rows[FK_BAG_STEP];
-    step<T, WEIGHTED> s;
-    for (int at = start + part * FK_BAG_STEP; at < end; at += j.split * FK_BAG_STEP) {
-      fetch_values(j, c.num_rows, at, end, s, bad);
-      fetch_rows(j, c.rows, s, rows);
-#pragma unroll
-      for (int u = 0; u < FK_BAG_STEP; u++)
-        if (s.row[u] >= 0) add_row<T>(sum, rows[u], WEIGHTED ? s.factor[u] : 1.0f);
-    }
-    if (bad) report(j, bag, bag + 1);
+  int open = -1;
+  if (pack < j.packs) {
+    for (int i = group; i < count; i += groups)
+      if (ends[i] == ends[i + 1]) store_bag(j, c.out + i * j.out_stride, 0, sum);
+    if (p.start < p.stop)
+      open = sum_part<T, WEIGHTED>(j, c, p, bag_of(ends, count, p.start), sum, heads + threadIdx.x, bad);
   }
-#pragma unroll
-  for (int i = 0; i < N; i++) partial[i * FK_BAG_THREADS + threadIdx.x] = sum[i];
   __syncthreads();
-  if (!active || part) return;
-  for (int p = 1; p < j.split; p++)
+  if (open >= 0) {
+    int end = ends[open + 1];
+    for (int g = 1; p.start + g * p.share < end; g++)
 #pragma unroll
-    for (int i = 0; i < N; i++) sum[i] += partial[i * FK_BAG_THREADS + threadIdx.x + (p << j.log_lanes)];
-  store_bag(j, c.out + bag * j.out_stride, end - start, sum);
+      for (int i = 0; i < N; i++) sum[i] += heads[i * FK_BAG_THREADS + threadIdx.x + (g << j.log_lanes)];
+    store_bag(j, c.out + open * j.out_stride, end - ends[open], sum);
+  }
+  if (__syncthreads_or(bad) && threadIdx.x == 0) report(j, first, first + count);
 }
 
 /* Rows of any length and stride: a warp per bag. */
@@ -270,15 +289,13 @@ static __global__ void bags_any(const __grid_constant__ bag_job j) {
   }
 }
 
-/* How many groups a bag is worth, and how many bags a group: from the average length, as nothing else is known. */
-static void divide_bags(const fk_cuda *cuda, bag_job *j) {
-  int64_t num_bags = j->num_tables * j->batch, average = j->num_indices / num_bags,
-          groups = FK_BAG_THREADS >> j->log_lanes;
-  int64_t wanted = (int64_t)cuda->num_sms * 1024 / j->lanes;
-  j->bags = average < 1 ? FK_BAG_STEP : average < FK_BAG_STEP ? (int)(FK_BAG_STEP / average) : 1;
-  while (j->bags > 1 && num_bags / j->bags < wanted) j->bags /= 2;
-  j->split = 1;
-  while (j->split * 2 <= groups && average >= 2 * FK_BAG_STEP * j->split && num_bags * j->split < wanted) j->split *= 2;
+/* Bags of a block: about four steps for each group, as long as there are blocks for several rounds. */
+static int bags_of_block(const fk_cuda *cuda, const bag_job *j) {
+  int64_t num_bags = j->num_tables * j->batch, groups = FK_BAG_THREADS >> j->log_lanes;
+  int64_t bags = 4 * FK_BAG_STEP * groups * num_bags / (j->num_indices + 1);
+  if (bags > FK_BAGS) bags = FK_BAGS;
+  while (bags > 1 && num_bags / bags < 6 * cuda->num_sms) bags /= 2;
+  return bags < 1 ? 1 : (int)bags;
 }
 
 template <typename T>
@@ -293,15 +310,11 @@ static fk_status launch_bags(fk_context *ctx, bag_job *j) {
   j->lanes = 1;
   j->log_lanes = 0;
   while (j->lanes < 32 && j->lanes < j->packs) j->lanes *= 2, j->log_lanes++;
-  divide_bags(fk_context_cuda(ctx), j);
-  j->groups = fk_ceil_div(j->batch, j->bags);
-  int64_t groups = FK_BAG_THREADS >> j->log_lanes, chunks = fk_ceil_div(j->packs, j->lanes);
-  int64_t blocks =
-      j->split > 1 ? fk_ceil_div(num_bags * j->split, groups) : fk_ceil_div(j->num_tables * j->groups, groups);
-  dim3 grid((unsigned)blocks, (unsigned)chunks);
-  void (*kernel)(bag_job) = j->split > 1 ? (j->factors ? bags_shared<T, true> : bags_shared<T, false>)
-                                         : (j->factors ? bags_streamed<T, true> : bags_streamed<T, false>);
-  return fk_launch_early(ctx, kernel, grid, dim3(FK_BAG_THREADS), 0, *j);
+  j->bags = bags_of_block(fk_context_cuda(ctx), j);
+  j->blocks = fk_ceil_div(j->batch, j->bags);
+  dim3 grid((unsigned)(j->num_tables * j->blocks), (unsigned)fk_ceil_div(j->packs, j->lanes));
+  return fk_launch_early(ctx, j->factors ? bags_packed<T, true> : bags_packed<T, false>, grid, dim3(FK_BAG_THREADS), 0,
+                         *j);
 }
 
 /* num_tables, batch and dim are at least 1. */
