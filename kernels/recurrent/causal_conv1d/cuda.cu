@@ -1,16 +1,30 @@
-/* causal_conv1d on the GPU: a block takes up to CHUNK tokens of one sequence and a range of channels; a thread has one
- * pack of channels, reads its tokens and the few before them at once, and writes the outputs.
+/* causal_conv1d on the GPU: a block takes a chunk of one sequence's tokens and a range of channels; a thread has four
+ * channels, and their filters and last inputs in registers, and goes through its tokens in steps whose loads are all
+ * under way at once.
  *
  * Chunks are counted from each sequence's first token and are no shorter than a filter reaches back. So only the first
  * chunk of a sequence looks at conv_state, and its threads also leave the new state there: nobody else reads what they
  * overwrite. Blocks find their sequence by themselves, for the host does not know the lengths: sequence b owns blocks
- * from cu_seqlens_q[b] / CHUNK + b on, which is as many as it can need.
+ * from cu_seqlens_q[b] / chunk + b on, which is as many as it can need.
  *
- * out may be x: then x is copied first, since neighbouring chunks read the same tokens. */
+ * With as many tokens as sequences each probably has one: a thread then takes a few sequences at once, whole.
+ *
+ * out may be x: then x is copied first where neighbouring chunks read the same tokens. */
 #include "device/cuda/kernel.cuh"
 #include "tasks/causal_conv1d.h"
 
-enum { CHUNK = 8, CHUNK_ANY = 16, MAX_THREADS = 256 };
+enum {
+  LANES = 4,      /* channels of a thread */
+  STEP = 8,       /* tokens that are loaded together; no less than a filter of the packed kernel reaches back */
+  CHUNK_MAX = 64, /* tokens of a block */
+  CHUNK_ANY = 16, /* no less than any filter reaches back */
+  S = 4,          /* that a thread of the decoding kernel takes */
+  MAX_THREADS = 256
+};
+
+/* Whole sequences that a thread of the decoding kernel takes. */
+template <typename T>
+static constexpr int sequences = 8 / (int)sizeof(T);
 
 typedef struct conv_job {
   const void *x, *weight, *bias;
@@ -22,9 +36,10 @@ typedef struct conv_job {
   fk_index_check start_check, length_check, slot_check, count_check;
 } conv_job;
 
-/* A block's part of a sequence: tokens [first + start, first + start + count). */
+/* A block's part of a sequence: tokens [first + start, first + start + chunk), as far as there are. */
 typedef struct piece {
-  int64_t first, tokens, start, slot;
+  int64_t first, slot;
+  int tokens, start;
   bool has_initial_state;
 } piece;
 
@@ -47,18 +62,23 @@ static __device__ __forceinline__ int sequence_of(const conv_job &j, int64_t blo
   return low;
 }
 
-/* False when there is nothing to do, or nothing that could be done safely. */
-static __device__ __forceinline__ bool find_piece(const conv_job &j, piece *p) {
-  int64_t blocks = gridDim.x;
-  int b = sequence_of(j, blockIdx.x, blocks);
+/* Sequence b; false when it has no tokens, or none that could be taken safely. */
+static __device__ __forceinline__ bool sequence_at(const conv_job &j, int b, piece *p) {
   int64_t end = j.cu_seqlens_q[b + 1];
   p->first = j.cu_seqlens_q[b];
-  p->tokens = end - p->first;
-  p->start = (blockIdx.x - first_block(j, b)) * j.chunk;
+  p->tokens = (int)(end - p->first);
+  p->start = 0;
   p->slot = j.state_slots[b];
   p->has_initial_state = j.seq_lens[b] > p->tokens;
-  return p->first >= 0 && end <= j.num_tokens && p->start >= 0 && p->start < p->tokens && p->slot >= 0 &&
-         p->slot < j.num_slots;
+  return p->first >= 0 && end <= j.num_tokens && p->tokens > 0 && p->slot >= 0 && p->slot < j.num_slots;
+}
+
+static __device__ __forceinline__ bool find_piece(const conv_job &j, piece *p) {
+  int b = sequence_of(j, blockIdx.x, gridDim.x);
+  bool ok = sequence_at(j, b, p);
+  int64_t start = (blockIdx.x - first_block(j, b)) * j.chunk;
+  p->start = (int)start;
+  return ok && start >= 0 && start < p->tokens;
 }
 
 /* The first blocks look over all sequences once. A start beyond the next one is reported against that one. */
@@ -77,72 +97,203 @@ static __device__ __forceinline__ float activate(float v, bool silu) {
   return silu ? __fdividef(v, 1 + __expf(-v)) : v;
 }
 
+/* Four numbers as they lie in memory: 16 bytes of float32, 8 of the others. */
 template <typename T>
-static __device__ __forceinline__ float element(const uint4 *packs, int i) {
-  const uint32_t *word = (const uint32_t *)packs;
-  if constexpr (std::is_same<T, float>::value) {
-    return __uint_as_float(word[i]);
-  } else if constexpr (std::is_same<T, __nv_bfloat16>::value) {
-    return __uint_as_float(i % 2 ? word[i / 2] & 0xffff0000u : word[i / 2] << 16);
-  } else {
-    float2 v = __half22float2(*(const __half2 *)&word[i / 2]);
-    return i % 2 ? v.y : v.x;
+struct alignas(4 * sizeof(T)) four {
+  uint32_t word[sizeof(T)];
+};
+
+template <typename T>
+static __device__ __forceinline__ four<T> load_four(const T *p) {
+  four<T> v;
+  if constexpr (sizeof(T) == 4)
+    *(uint4 *)&v = *(const uint4 *)p;
+  else
+    *(uint2 *)&v = *(const uint2 *)p;
+  return v;
+}
+
+template <typename T>
+static __device__ __forceinline__ void store_four(T *p, const four<T> &v) {
+  if constexpr (sizeof(T) == 4)
+    *(uint4 *)p = *(const uint4 *)&v;
+  else
+    *(uint2 *)p = *(const uint2 *)&v;
+}
+
+template <typename T>
+static __device__ __forceinline__ four<T> no_four() {
+  four<T> v;
+#pragma unroll
+  for (int i = 0; i < (int)sizeof(T); i++) v.word[i] = 0;
+  return v;
+}
+
+template <typename T>
+static __device__ __forceinline__ void widen(const four<T> &v, float x[LANES]) {
+#pragma unroll
+  for (int i = 0; i < LANES; i++) {
+    if constexpr (std::is_same<T, float>::value) {
+      x[i] = __uint_as_float(v.word[i]);
+    } else if constexpr (std::is_same<T, __nv_bfloat16>::value) {
+      x[i] = __uint_as_float(i % 2 ? v.word[i / 2] & 0xffff0000u : v.word[i / 2] << 16);
+    } else {
+      float2 two = __half22float2(*(const __half2 *)&v.word[i / 2]);
+      x[i] = i % 2 ? two.y : two.x;
+    }
   }
 }
 
-/* The last WIDTH - 1 inputs, where window holds the first chunk's. */
+template <typename T>
+static __device__ __forceinline__ four<T> narrow(const float x[LANES]) {
+  four<T> v;
+  T *to = (T *)&v;
+#pragma unroll
+  for (int i = 0; i < LANES; i++) to[i] = fk_from<T>(x[i]);
+  return v;
+}
+
+/* filter[k][i]: tap k of channel i. In memory the taps of a channel are neighbours. */
 template <typename T, int WIDTH>
-static __device__ __forceinline__ void keep_state(const conv_job &j, const piece &p, const T *x, T *state,
-                                                  const uint4 *window) {
+static __device__ __forceinline__ void load_filter(const conv_job &j, int64_t channel, float filter[WIDTH][LANES],
+                                                   float bias[LANES]) {
+#pragma unroll
+  for (int k = 0; k < WIDTH; k++) {
+    float x[LANES];
+    widen(load_four((const T *)j.weight + channel * WIDTH + k * LANES), x);
+#pragma unroll
+    for (int i = 0; i < LANES; i++) filter[(k * LANES + i) % WIDTH][(k * LANES + i) / WIDTH] = x[i];
+  }
+  widen(j.bias ? load_four((const T *)j.bias + channel) : no_four<T>(), bias);
+}
+
+/* One output from the inputs before it, which move up by one. */
+template <typename T, int WIDTH>
+static __device__ __forceinline__ four<T> convolve(const float filter[WIDTH][LANES], const float bias[LANES],
+                                                   float last[WIDTH - 1][LANES], const four<T> &input, bool silu) {
+  float x[LANES], y[LANES];
+  widen(input, x);
+#pragma unroll
+  for (int i = 0; i < LANES; i++) {
+    float sum = bias[i];
+#pragma unroll
+    for (int k = 0; k < WIDTH - 1; k++) sum = fmaf(filter[k][i], last[k][i], sum);
+    y[i] = activate(fmaf(filter[WIDTH - 1][i], x[i], sum), silu);
+#pragma unroll
+    for (int k = 0; k < WIDTH - 2; k++) last[k][i] = last[k + 1][i];
+    last[WIDTH - 2][i] = x[i];
+  }
+  return narrow<T>(y);
+}
+
+/* The new state of a sequence of more than one token: its last inputs, or what remains of the old state, entry by entry
+ * in an order in which each is read before it is written. */
+template <typename T, int WIDTH>
+static __device__ __forceinline__ void keep_state(const conv_job &j, const piece &p, const T *x, T *state) {
 #pragma unroll
   for (int k = 0; k < WIDTH - 1; k++) {
-    uint4 v = window[k + 1];
-    if (p.tokens > 1) {
-      int64_t at = p.tokens - (WIDTH - 1) + k;
-      if (at >= 0) v = *(const uint4 *)(x + (p.first + at) * j.x_stride);
+    int at = p.tokens - (WIDTH - 1) + k;
+    four<T> v = no_four<T>();
+    if (at >= 0)
+      v = load_four(x + (p.first + at) * j.x_stride);
+    else if (p.has_initial_state)
+      v = load_four(state + (WIDTH - 1 + at) * j.dim);
+    store_four(state + k * j.dim, v);
+  }
+}
+
+/* Tokens [start, stop) of a sequence, STEP at a time; last has the inputs before them. */
+template <typename T, int WIDTH>
+static __device__ __forceinline__ void run_tokens(const conv_job &j, const piece &p, int start, int stop, const T *x,
+                                                  T *out, const float filter[WIDTH][LANES], const float bias[LANES],
+                                                  float last[WIDTH - 1][LANES]) {
+  x += p.first * j.x_stride;
+  out += p.first * j.out_stride;
+  for (int t = start; t < stop; t += STEP) {
+    four<T> input[STEP];
 #pragma unroll
-      for (int m = k + 2; m < WIDTH - 1; m++)
-        if (m == p.tokens + k) v = window[m];
+    for (int i = 0; i < STEP; i++)
+      if (t + i < stop) input[i] = load_four(x + (t + i) * j.x_stride);
+#pragma unroll
+    for (int i = 0; i < STEP; i++) {
+      if (t + i >= stop) break;
+      store_four(out + (t + i) * j.out_stride, convolve<T, WIDTH>(filter, bias, last, input[i], j.silu));
     }
-    *(uint4 *)(state + k * j.dim) = v;
   }
 }
 
 template <typename T, int WIDTH>
-static __global__ void __launch_bounds__(MAX_THREADS) conv_packed(conv_job j) {
-  constexpr int N = fk_pack<T>::size, BACK = WIDTH - 1;
+static __global__ void __launch_bounds__(MAX_THREADS, 3) conv_packed(const __grid_constant__ conv_job j) {
+  constexpr int BACK = WIDTH - 1;
   fk_wait_previous();
-  int64_t channel = ((int64_t)blockIdx.y * blockDim.x + threadIdx.x) * N;
+  int64_t channel = ((int64_t)blockIdx.y * blockDim.x + threadIdx.x) * LANES;
   piece p;
   if (channel < j.dim && find_piece(j, &p)) {
-    const T *x = (const T *)j.x + channel, *weight = (const T *)j.weight + channel * WIDTH;
-    T *state = (T *)j.state + p.slot * BACK * j.dim + channel, *out = (T *)j.out + channel;
-    uint4 window[BACK + CHUNK], filter[WIDTH], bias = make_uint4(0, 0, 0, 0);
+    const T *x = (const T *)j.x + channel;
+    T *state = (T *)j.state + p.slot * BACK * j.dim + channel;
+    float filter[WIDTH][LANES], bias[LANES], last[BACK][LANES];
+    four<T> before[BACK];
 #pragma unroll
-    for (int i = 0; i < BACK + CHUNK; i++) {
-      int64_t at = p.start - BACK + i;
-      window[i] = make_uint4(0, 0, 0, 0);
-      if (at >= 0 && at < p.tokens)
-        window[i] = *(const uint4 *)(x + (p.first + at) * j.x_stride);
-      else if (i < BACK && p.start == 0 && p.has_initial_state)
-        window[i] = *(const uint4 *)(state + i * j.dim);
+    for (int k = 0; k < BACK; k++) {
+      before[k] = no_four<T>();
+      if (p.start > 0)
+        before[k] = load_four(x + (p.first + p.start - BACK + k) * j.x_stride);
+      else if (p.has_initial_state)
+        before[k] = load_four(state + k * j.dim);
+    }
+    load_filter<T, WIDTH>(j, channel, filter, bias);
+#pragma unroll
+    for (int k = 0; k < BACK; k++) widen(before[k], last[k]);
+    if (p.start == 0) keep_state<T, WIDTH>(j, p, x, state);
+    int stop = p.start + j.chunk < p.tokens ? p.start + j.chunk : p.tokens;
+    run_tokens<T, WIDTH>(j, p, p.start, stop, x, (T *)j.out + channel, filter, bias, last);
+  }
+  check_sequences(j);
+}
+
+/* A few whole sequences per thread, of one token each if things are as they seem. */
+template <typename T, int WIDTH>
+static __global__ void __launch_bounds__(MAX_THREADS, 3) conv_decode(const __grid_constant__ conv_job j) {
+  constexpr int BACK = WIDTH - 1, S = sequences<T>;
+  fk_wait_previous();
+  int64_t channel = ((int64_t)blockIdx.y * blockDim.x + threadIdx.x) * LANES;
+  if (channel < j.dim) {
+    const T *x = (const T *)j.x + channel;
+    T *out = (T *)j.out + channel;
+    piece p[S];
+    bool given[S];
+    four<T> before[S][BACK], input[S];
+    float filter[WIDTH][LANES], bias[LANES];
+#pragma unroll
+    for (int s = 0; s < S; s++) {
+      int b = blockIdx.x * S + s;
+      given[s] = b < j.num_seqs && sequence_at(j, b, &p[s]);
     }
 #pragma unroll
-    for (int i = 0; i < WIDTH; i++) filter[i] = *(const uint4 *)(weight + i * N);
-    if (j.bias) bias = *(const uint4 *)((const T *)j.bias + channel);
-    if (WIDTH > 1 && p.start == 0) keep_state<T, WIDTH>(j, p, x, state, window);
+    for (int s = 0; s < S; s++) {
+      input[s] = given[s] ? load_four(x + p[s].first * j.x_stride) : no_four<T>();
 #pragma unroll
-    for (int c = 0; c < CHUNK; c++) {
-      if (p.start + c >= p.tokens) break;
-      fk_pack<T> y;
+      for (int k = 0; k < BACK; k++)
+        before[s][k] = given[s] && p[s].has_initial_state
+                           ? load_four((const T *)j.state + (p[s].slot * BACK + k) * j.dim + channel)
+                           : no_four<T>();
+    }
+    load_filter<T, WIDTH>(j, channel, filter, bias);
 #pragma unroll
-      for (int i = 0; i < N; i++) {
-        float sum = element<T>(&bias, i);
+    for (int s = 0; s < S; s++) {
+      if (!given[s]) continue;
+      T *state = (T *)j.state + p[s].slot * BACK * j.dim + channel;
+      float last[BACK][LANES];
 #pragma unroll
-        for (int k = 0; k < WIDTH; k++) sum += element<T>(filter, i * WIDTH + k) * element<T>(&window[c + k], i);
-        y.at[i] = fk_from<T>(activate(sum, j.silu));
+      for (int k = 0; k < BACK; k++) widen(before[s][k], last[k]);
+      if (p[s].tokens > 1) {
+        keep_state<T, WIDTH>(j, p[s], x, state);
+        run_tokens<T, WIDTH>(j, p[s], 0, p[s].tokens, x, out, filter, bias, last);
+        continue;
       }
-      fk_store_pack(out + (p.first + p.start + c) * j.out_stride, y);
+#pragma unroll
+      for (int k = 0; k < BACK; k++) store_four(state + k * j.dim, k + 1 < BACK ? before[s][k + 1] : input[s]);
+      store_four(out + p[s].first * j.out_stride, convolve<T, WIDTH>(filter, bias, last, input[s], j.silu));
     }
   }
   check_sequences(j);
@@ -206,8 +357,14 @@ static int threads_for(int64_t items) {
 
 template <typename T>
 static fk_status launch(fk_context *ctx, conv_job *j) {
-  constexpr int N = fk_pack<T>::size;
-  if (j->out == j->x) {
+  /* Tokens lie a whole number of fours apart, and begin at one. */
+  size_t all = (size_t)j->x | (size_t)j->out | (size_t)j->state | (size_t)j->weight | (size_t)j->bias;
+  bool packed = all % (LANES * sizeof(T)) == 0 && (j->dim | j->x_stride | j->out_stride) % LANES == 0 &&
+                j->width >= 2 && j->width <= 4;
+  int64_t items = packed ? j->dim / LANES : j->dim, sms = fk_context_cuda(ctx)->num_sms;
+  int threads = threads_for(items);
+  bool decode = packed && j->num_tokens == j->num_seqs;
+  if (j->out == j->x && !decode) {
     T *copy = (T *)fk_scratch(ctx, (size_t)(j->num_tokens * j->dim) * sizeof(T));
     if (!copy) return FK_ERROR_MEMORY;
     FK_TRY(fk_launch_early(ctx, copy_rows<T>, dim3((unsigned)j->num_tokens), dim3(256), 0, (const T *)j->x, j->x_stride,
@@ -215,16 +372,16 @@ static fk_status launch(fk_context *ctx, conv_job *j) {
     j->x = copy;
     j->x_stride = j->dim;
   }
-  bool packed = fk_packs<T>(j->x, j->x_stride, j->dim) && fk_packs<T>(j->out, j->out_stride, j->dim) &&
-                fk_packs<T>(j->state, j->dim, j->dim) && fk_packs<T>(j->weight, 0, j->dim) &&
-                fk_packs<T>(j->bias, 0, j->dim) && j->width >= 2 && j->width <= 4;
-  j->chunk = packed ? CHUNK : CHUNK_ANY;
-  int64_t items = packed ? j->dim / N : j->dim;
-  int threads = threads_for(items);
+  j->chunk = packed ? STEP : CHUNK_ANY; /* longer ones read less twice, as long as there are enough */
+  while (packed && 2 * j->chunk <= CHUNK_MAX && j->num_tokens * items >= 2 * j->chunk * sms * 2048) j->chunk *= 2;
   dim3 grid((unsigned)(j->num_tokens / j->chunk + j->num_seqs), (unsigned)fk_ceil_div(items, threads)), block(threads);
+  if (decode) grid.x = (unsigned)fk_ceil_div(j->num_seqs, sequences<T>);
   if (grid.y > 65535) return fk_fail(FK_ERROR_UNSUPPORTED, "causal_conv1d: %lld channels", (long long)j->dim);
   void (*kernel)(conv_job) = conv_any<T>;
-  if (packed) kernel = j->width == 2 ? conv_packed<T, 2> : j->width == 3 ? conv_packed<T, 3> : conv_packed<T, 4>;
+  if (decode)
+    kernel = j->width == 2 ? conv_decode<T, 2> : j->width == 3 ? conv_decode<T, 3> : conv_decode<T, 4>;
+  else if (packed)
+    kernel = j->width == 2 ? conv_packed<T, 2> : j->width == 3 ? conv_packed<T, 3> : conv_packed<T, 4>;
   return fk_launch_early(ctx, kernel, grid, block, 0, *j);
 }
 
