@@ -25,10 +25,10 @@ fk_status conv_direct(fk_context *ctx, fk_type type, const conv_job &j);
 /* One input and one output channel per group. */
 fk_status conv_depthwise(fk_context *ctx, fk_type type, const conv_job &j);
 
-/* Weights with their channels last, in scratch unless they are so already: [out_channels][pitch], pitch at least
- * taps * channels, what is beyond them zero. */
+/* Weights with their channels last, in scratch unless they are so already: [out_channels][pitch], a row being
+ * [channels / chunk][taps][chunk] and then zeros. chunk divides channels; channels itself for plain channels last. */
 bool conv_can_pack(const conv_job &j);
-fk_status conv_pack(fk_context *ctx, fk_type type, const conv_job &j, int64_t pitch, const void **packed);
+fk_status conv_pack(fk_context *ctx, fk_type type, const conv_job &j, int chunk, int64_t pitch, const void **packed);
 
 /* 16-bit types by mma.sync. */
 bool conv_can_mma(fk_type type, const conv_job &j);

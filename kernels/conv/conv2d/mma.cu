@@ -228,7 +228,7 @@ static fk_status launch(fk_context *ctx, fk_type type, const conv_job &j) {
   if (blocks > INT32_MAX)
     return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: %lld tiles; expected fewer than 2^31", (long long)blocks);
   const void *weight;
-  FK_TRY(conv_pack(ctx, type, j, pitch, &weight));
+  FK_TRY(conv_pack(ctx, type, j, j.channels, pitch, &weight));
   bool whole = j.channels % 8 == 0 && fk_packs<T>(j.x, j.x_batch, 0) && fk_packs<T>(j.x, j.x_row, 0) &&
                fk_packs<T>(j.x, j.x_pixel, 0);
   bool packs = j.features % 8 == 0 && fk_packs<T>(j.out, j.out_batch, 0) && fk_packs<T>(j.out, j.out_row, 0) &&

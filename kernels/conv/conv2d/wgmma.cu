@@ -57,9 +57,14 @@ static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t p
 
 /* ---- Fetching -------------------------------------------------------------------------------------------- */
 
+/* 16 bytes to shared memory, zeros when not given; kept in the first-level cache if others will want them. */
+template <bool KEEP>
 static __device__ __forceinline__ void copy_piece(uint32_t to, const void *from, bool given) {
   int bytes = given ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+  if constexpr (KEEP)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+  else
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
 /* The rows of the left tile that a thread fills, and where along the depth its piece is. */
@@ -69,7 +74,17 @@ typedef struct gather {
   int channel, ky, kx;      /* ky is kernel_h beyond the end */
 } gather;
 
-static __device__ __forceinline__ void advance(const conv_job &j, int by, gather *g) {
+/* One step of depth onward. Where a step is one tap of a chunk of channels, the taps come first: they mostly read the
+ * same pixels, which the first-level cache then still has. */
+static __device__ __forceinline__ void advance(const conv_job &j, int by, bool taps_first, gather *g) {
+  if (taps_first) {
+    if (++g->kx < j.kernel_w) return;
+    g->kx = 0;
+    if (++g->ky < j.kernel_h) return;
+    g->ky = 0;
+    g->channel += BK;
+    return;
+  }
   g->channel += by;
   while (g->channel >= j.channels && g->ky < j.kernel_h) {
     g->channel -= j.channels;
@@ -77,7 +92,8 @@ static __device__ __forceinline__ void advance(const conv_job &j, int by, gather
   }
 }
 
-static __device__ __forceinline__ void begin_gather(const conv_job &j, int64_t first_pixel, int group, gather *g) {
+static __device__ __forceinline__ void begin_gather(const conv_job &j, int64_t first_pixel, int group, bool taps_first,
+                                                    gather *g) {
 #pragma unroll
   for (int i = 0; i < A_ROWS; i++) {
     int64_t pixel = first_pixel + threadIdx.x / PIECES + i * ROW_STEP;
@@ -90,10 +106,13 @@ static __device__ __forceinline__ void begin_gather(const conv_job &j, int64_t f
     g->at[i] = image * j.x_batch + y * j.x_row + g->x[i] * j.x_pixel + (int64_t)group * j.channels;
   }
   g->channel = g->ky = g->kx = 0;
-  advance(j, threadIdx.x % PIECES * 8, g);
+  if (taps_first)
+    g->channel = threadIdx.x % PIECES * 8;
+  else
+    advance(j, threadIdx.x % PIECES * 8, false, g);
 }
 
-static __device__ __forceinline__ void fetch_left(const conv_job &j, gather *g, uint32_t tile) {
+static __device__ __forceinline__ void fetch_left(const conv_job &j, bool taps_first, gather *g, uint32_t tile) {
   int piece = threadIdx.x % PIECES, row = threadIdx.x / PIECES;
   int dy = g->ky * j.dilation_h, dx = g->kx * j.dilation_w;
   bool inside = g->ky < j.kernel_h;
@@ -102,9 +121,9 @@ static __device__ __forceinline__ void fetch_left(const conv_job &j, gather *g, 
   for (int i = 0; i < A_ROWS; i++) {
     int r = row + i * ROW_STEP;
     bool seen = inside && (unsigned)(g->y[i] + dy) < (unsigned)j.height && (unsigned)(g->x[i] + dx) < (unsigned)j.width;
-    copy_piece(tile + r * 128 + ((piece ^ (r & 7)) << 4), seen ? from + g->at[i] : (const uint16_t *)j.x, seen);
+    copy_piece<true>(tile + r * 128 + ((piece ^ (r & 7)) << 4), seen ? from + g->at[i] : (const uint16_t *)j.x, seen);
   }
-  advance(j, BK, g);
+  advance(j, BK, taps_first, g);
 }
 
 template <int BN>
@@ -117,7 +136,7 @@ static __device__ __forceinline__ void fetch_right(const uint16_t *weight, int64
   for (int i = 0; i < BN / ROW_STEP; i++) {
     int r = row + i * ROW_STEP;
     bool given = inside && r < features;
-    copy_piece(tile + r * 128 + ((piece ^ (r & 7)) << 4), given ? from + i * ROW_STEP * pitch : weight, given);
+    copy_piece<false>(tile + r * 128 + ((piece ^ (r & 7)) << 4), given ? from + i * ROW_STEP * pitch : weight, given);
   }
 }
 
@@ -184,19 +203,20 @@ static __device__ __forceinline__ void store_rows(const conv_job &j, T *strip, i
 
 #endif
 
-/* N columns per wgmma, TIMES of them side by side. */
-template <typename T, int N, int TIMES>
+/* Tiles of N columns. */
+template <typename T, int N>
 static __global__ void __launch_bounds__(THREADS, 1)
     windows_wgmma(conv_job j, const T *weight, int64_t pitch, int64_t pixel_tiles, int feature_tiles, int64_t tiles,
                   bool packs) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  constexpr int BN = N * TIMES, STAGE = A_BYTES + BN * BK * 2;
+  constexpr int BN = N, STAGE = A_BYTES + BN * BK * 2;
   extern __shared__ uint4 room[];
   __shared__ uint64_t barriers[2 * STAGES];
   uint32_t base = (shared_address(room) + 1023) / 1024 * 1024, full = shared_address(barriers),
            empty = full + 8 * STAGES;
   int64_t depth = (int64_t)j.channels * j.kernel_h * j.kernel_w;
   int steps = (int)((depth + BK - 1) / BK);
+  const bool taps_first = j.channels % BK == 0;
   if (threadIdx.x == 0)
     for (int s = 0; s < STAGES; s++) {
       barrier_begin(full + 8 * s, FETCHERS);
@@ -211,11 +231,11 @@ static __global__ void __launch_bounds__(THREADS, 1)
       place p = place_of(j, tile, pixel_tiles, feature_tiles, BN);
       const uint16_t *right = (const uint16_t *)weight + p.channel * pitch;
       gather g;
-      begin_gather(j, p.first_pixel, p.group, &g);
+      begin_gather(j, p.first_pixel, p.group, taps_first, &g);
       for (int s = 0; s < steps; s++, at++) {
         uint32_t slot = at % STAGES, to = base + slot * STAGE;
         barrier_wait(empty + 8 * slot, (at / STAGES & 1) ^ 1, &lost); /* at once for the first round */
-        fetch_left(j, &g, to);
+        fetch_left(j, taps_first, &g, to);
         fetch_right<BN>(right, pitch, p.features, (int64_t)s * BK, to + A_BYTES);
         asm volatile("cp.async.commit_group;" ::: "memory");
         if (at >= BEHIND) {
@@ -231,7 +251,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
   int warp = threadIdx.x / 32 - FETCHERS / 32;
   T *strip = (T *)((char *)room + (base - shared_address(room)) + STAGES * STAGE + warp * STRIP_BYTES);
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    float c[TIMES][N / 2];
+    float c[N / 2];
     for (int s = 0; s < steps; s++, at++) {
       uint32_t slot = at % STAGES, left = base + slot * STAGE + warp / 4 * (64 * 128),
                right = base + slot * STAGE + A_BYTES;
@@ -239,9 +259,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
       multiply_fence();
 #pragma unroll
       for (int k = 0; k < BK / 16; k++)
-#pragma unroll
-        for (int t = 0; t < TIMES; t++)
-          multiply_async<T, N>(c[t], matrix_at(left + 32 * k), matrix_at(right + t * N * 128 + 32 * k), s + k > 0);
+        multiply_async<T, N>(c, matrix_at(left + 32 * k), matrix_at(right + 32 * k), s + k > 0);
       multiply_commit();
       multiply_wait<1>();
       if (s > 0 && threadIdx.x % 32 == 0) barrier_arrive(empty + 8 * ((at - 1) % STAGES));
@@ -249,23 +267,21 @@ static __global__ void __launch_bounds__(THREADS, 1)
     multiply_wait<0>();
     if (threadIdx.x % 32 == 0) barrier_arrive(empty + 8 * ((at - 1) % STAGES));
     place p = place_of(j, tile, pixel_tiles, feature_tiles, BN);
-#pragma unroll
-    for (int t = 0; t < TIMES; t++)
-      store_rows<T, N>(j, strip, p.first_pixel + warp * 16, p.channel + t * N, p.features - t * N, packs, c[t]);
+    store_rows<T, N>(j, strip, p.first_pixel + warp * 16, p.channel, p.features, packs, c);
   }
 #endif
 }
 
-template <typename T, int N, int TIMES>
+template <typename T, int N>
 static fk_status launch(fk_context *ctx, const conv_job &j, const void *weight, int64_t pitch) {
-  constexpr int BN = N * TIMES;
+  constexpr int BN = N;
   int64_t pixel_tiles = fk_ceil_div(j.pixels, BM), feature_tiles = fk_ceil_div(j.features, BN);
   int64_t tiles = pixel_tiles * feature_tiles * j.groups, sms = fk_context_cuda(ctx)->num_sms;
   bool packs = j.features % 8 == 0 && fk_packs<T>(j.out, j.out_batch, 0) && fk_packs<T>(j.out, j.out_row, 0) &&
                fk_packs<T>(j.out, j.out_pixel, 0);
   size_t bytes = 1024 + (size_t)STAGES * (A_BYTES + BN * BK * 2) + 8 * STRIP_BYTES;
-  return fk_launch_early(ctx, windows_wgmma<T, N, TIMES>, dim3((unsigned)(tiles < sms ? tiles : sms)), dim3(THREADS),
-                         bytes, j, (const T *)weight, pitch, pixel_tiles, (int)feature_tiles, tiles, packs);
+  return fk_launch_early(ctx, windows_wgmma<T, N>, dim3((unsigned)(tiles < sms ? tiles : sms)), dim3(THREADS), bytes, j,
+                         (const T *)weight, pitch, pixel_tiles, (int)feature_tiles, tiles, packs);
 }
 
 /* Columns of a tile, so that the last round of tiles and the last columns waste the least. */
@@ -281,22 +297,27 @@ static int columns_of(const conv_job &j, int64_t sms) {
   return best;
 }
 
+/* Channels whose taps lie together. */
+static int chunk_of(const conv_job &j) {
+  return j.channels % BK == 0 ? BK : j.channels;
+}
+
 template <typename T>
 static fk_status dispatch(fk_context *ctx, fk_type type, const conv_job &j) {
   int64_t depth = (int64_t)j.channels * j.kernel_h * j.kernel_w, pitch = fk_ceil_div(depth, 8) * 8;
   const void *weight;
-  FK_TRY(conv_pack(ctx, type, j, pitch, &weight));
+  FK_TRY(conv_pack(ctx, type, j, chunk_of(j), pitch, &weight));
   switch (columns_of(j, fk_context_cuda(ctx)->num_sms)) {
     case 256:
-      return launch<T, 128, 2>(ctx, j, weight, pitch);
+      return launch<T, 256>(ctx, j, weight, pitch);
     case 192:
-      return launch<T, 96, 2>(ctx, j, weight, pitch);
+      return launch<T, 192>(ctx, j, weight, pitch);
     case 128:
-      return launch<T, 128, 1>(ctx, j, weight, pitch);
+      return launch<T, 128>(ctx, j, weight, pitch);
     case 96:
-      return launch<T, 96, 1>(ctx, j, weight, pitch);
+      return launch<T, 96>(ctx, j, weight, pitch);
     default:
-      return launch<T, 64, 1>(ctx, j, weight, pitch);
+      return launch<T, 64>(ctx, j, weight, pitch);
   }
 }
 
