@@ -106,24 +106,33 @@ static __device__ __forceinline__ int work_index(int k) {
 
 /* ---- Fetching -------------------------------------------------------------------------------------------- */
 
+/* Paged: the table's entry for this lane's box of N keys from key j on. It is read long before it is used, and checked
+ * only then, so that nobody waits for it. */
+template <typename C>
+static __device__ __forceinline__ int table_entry(const prefill_call &p, const work &w, int j) {
+  int key = j + threadIdx.x % 32 * p.box_rows;
+  bool used = p.c.layout == FK_PAGED && j >= w.key_first && key < j + C::N && key < w.s.num_k;
+  return used ? p.c.block_table[w.s.batch * p.c.table_stride + key / p.c.block_size] : 0;
+}
+
 /* N keys (or values) from key j on, [slab][N][64], by a warp: each lane fetches some of the boxes. */
 template <typename C>
 static __device__ __forceinline__ void fetch_keys(const prefill_call &p, const work &w, const CUtensorMap *map,
-                                                  char *to, uint64_t *full, int slabs, int j, int kv_head) {
+                                                  char *to, uint64_t *full, int slabs, int j, int kv_head, int entry) {
   int lane = threadIdx.x % 32, per_slab = C::N / p.box_rows;
   if (lane == 0) barrier_expect(full, (uint32_t)(slabs * C::KV_SLAB));
   __syncwarp();
-  for (int box = lane; box < per_slab * slabs; box += 32) {
-    int slab = box / per_slab, row = (box - slab * per_slab) * p.box_rows, y = w.s.k0 + j + row, z = w.s.batch;
+  for (int first = 0; first < per_slab * slabs; first += 32) {
+    int box = first + lane, slab = box / per_slab, part = box - slab * per_slab, row = part * p.box_rows;
+    int y = w.s.k0 + j + row, z = w.s.batch, id = __shfl_sync(0xffffffffu, entry, part);
     if (p.c.layout == FK_PAGED) {
       /* Past the last key: a block beyond the cache, which reads as zeros. So does a wrong block. */
-      z = j + row < w.s.num_k ? block_of_key(p.c, w.s, j + row) : -1;
-      if (z < 0) z = p.c.num_k;
+      z = j + row < w.s.num_k && fk_index_ok(p.c.check_table, id, p.c.num_k) ? id : p.c.num_k;
       y = (j + row) % p.c.block_size;
     } else if (p.c.layout == FK_VARLEN) {
       z = 0;
     }
-    tensor_load(to + slab * C::KV_SLAB + row * 128, map, full, slab * 64, y, kv_head, z);
+    if (slab < slabs) tensor_load(to + slab * C::KV_SLAB + row * 128, map, full, slab * 64, y, kv_head, z);
   }
 }
 
@@ -135,13 +144,14 @@ static __device__ __forceinline__ void fetch_tile(const prefill_call &p, const w
                                                   uint32_t k_count) {
   char *keys = shared + C::Q_BYTES, *values = keys + C::STAGES * C::K_BYTES;
   uint32_t v_count = k_count;
-  int kv_head = w.head / p.c.group;
+  int kv_head = w.head / p.c.group, last = w.key_first + w.key_blocks * C::N;
+  int entry = 0, next_entry = table_entry<C>(p, w, last - C::N); /* of the step of the values, and of the keys */
   for (int n = w.key_blocks; n >= 0; n--) {
     if (n > 0) { /* keys of step n - 1, and after the first the queries */
       int stage = k_count % 2;
       barrier_wait(&x->k_empty[stage], (k_count / 2 & 1) ^ 1);
       fetch_keys<C>(p, w, k_map, keys + stage * C::K_BYTES, &x->k_full[stage], C::SLABS, w.key_first + (n - 1) * C::N,
-                    kv_head);
+                    kv_head, next_entry);
       k_count++;
     }
     if (n == w.key_blocks) {
@@ -159,9 +169,11 @@ static __device__ __forceinline__ void fetch_tile(const prefill_call &p, const w
       int stage = v_count % 2;
       barrier_wait(&x->v_empty[stage], (v_count / 2 & 1) ^ 1);
       fetch_keys<C>(p, w, v_map, values + stage * C::V_BYTES, &x->v_full[stage], C::SLABS_V, w.key_first + n * C::N,
-                    kv_head);
+                    kv_head, entry);
       v_count++;
     }
+    entry = next_entry;
+    next_entry = table_entry<C>(p, w, w.key_first + (n - 2) * C::N);
   }
 }
 
