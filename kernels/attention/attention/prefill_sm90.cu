@@ -1,8 +1,8 @@
 /* attention of many queries on compute capability 9.0: bfloat16 and float16, on the tensor cores.
  *
  * A block computes tiles of 64 * CONSUMERS queries of one head. Its first warpgroup fetches: queries, keys and values,
- * by tensor loads into two stages of shared memory. Each other warpgroup owns 64 queries: scores S = Q K^T of the next
- * keys run on the tensor cores while those of the present keys become exponentials P, which stay in registers for
+ * by tensor loads into a few stages of shared memory. Each other warpgroup owns 64 queries: scores S = Q K^T of the
+ * next keys run on the tensor cores while those of the present keys become exponentials P, which stay in registers for
  * O += P V. The warpgroups take turns (named barriers) at giving work to the tensor cores, so that one's exponentials
  * run beside another's products. Formulation: FlashAttention-3 (arXiv 2407.08608).
  *
@@ -104,7 +104,7 @@ static __device__ __forceinline__ void settle(const consumer &me, uint32_t count
                                               uint32_t (&weights)[C::N / 4]) {
   wgmma_wait<0>();
   hold(o);
-  if (count != me.kv_count) release(&me.x->v_empty[(count - 1) % 2]);
+  if (count != me.kv_count) release(&me.x->v_empty[(count - 1) % C::STAGES]);
 #pragma unroll
   for (int i = 0; i < C::DV / 2; i++) o[i] *= rescale[i / 2 % 2];
   round_weights<T, C>(s, weights);
@@ -125,11 +125,11 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
   for (int i = 0; i < C::DV / 2; i++) o[i] = 0;
   uint32_t count = me.kv_count;
   barrier_wait(&x->q_full, me.q_count & 1);
-  barrier_wait(&x->k_full[count % 2], count / 2 & 1);
-  issue_scores<T, C>(s, q, matrix_plus(k, count % 2 * C::K_BYTES));
+  barrier_wait(&x->k_full[count % C::STAGES], count / C::STAGES & 1);
+  issue_scores<T, C>(s, q, matrix_plus(k, count % C::STAGES * C::K_BYTES));
   wgmma_wait<0>();
   hold(s);
-  release(&x->k_empty[count % 2]);
+  release(&x->k_empty[count % C::STAGES]);
   int j = w.key_first + (w.key_blocks - 1) * C::N;
   scores_to_weights<C>(p, s, r, j, from, to, rescale);
   /* Each turn of the loop begins by waiting for the products that the one before left running beside its exponentials:
@@ -139,25 +139,25 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
     uint32_t next = count + 1;
     settle<T, C>(me, count, s, rescale, o, weights);
     j -= C::N;
-    barrier_wait(&x->k_full[next % 2], next / 2 & 1);
+    barrier_wait(&x->k_full[next % C::STAGES], next / C::STAGES & 1);
     take_turn<C>(me);
-    issue_scores<T, C>(s, q, matrix_plus(k, next % 2 * C::K_BYTES));
-    barrier_wait(&x->v_full[count % 2], count / 2 & 1);
-    issue_values<T, C>(o, weights, matrix_plus(v, count % 2 * C::V_BYTES));
+    issue_scores<T, C>(s, q, matrix_plus(k, next % C::STAGES * C::K_BYTES));
+    barrier_wait(&x->v_full[count % C::STAGES], count / C::STAGES & 1);
+    issue_values<T, C>(o, weights, matrix_plus(v, count % C::STAGES * C::V_BYTES));
     pass_turn<C>(me);
     wgmma_wait<1>();
     hold(s);
-    release(&x->k_empty[next % 2]);
+    release(&x->k_empty[next % C::STAGES]);
     scores_to_weights<C>(p, s, r, j, from, to, rescale);
     count = next;
   }
   settle<T, C>(me, count, s, rescale, o, weights);
   if (C::OWN_O) release(&x->q_empty);
-  barrier_wait(&x->v_full[count % 2], count / 2 & 1);
-  issue_values<T, C>(o, weights, matrix_plus(v, count % 2 * C::V_BYTES));
+  barrier_wait(&x->v_full[count % C::STAGES], count / C::STAGES & 1);
+  issue_values<T, C>(o, weights, matrix_plus(v, count % C::STAGES * C::V_BYTES));
   wgmma_wait<0>();
   hold(o);
-  release(&x->v_empty[count % 2]);
+  release(&x->v_empty[count % C::STAGES]);
   me.kv_count = count + 1;
   me.q_count++;
   float scale[2];
@@ -202,14 +202,16 @@ static __device__ __forceinline__ void consume(const prefill_call &p, char *shar
   }
 }
 
-static __device__ __forceinline__ void init_barriers(exchange *x, int consumers) {
+static __device__ __forceinline__ void init_barriers(exchange *x, int consumers, int stages) {
   barrier_init(&x->q_full, 1);
   barrier_init(&x->q_empty, 4 * consumers);
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < stages; i++) {
     barrier_init(&x->k_full[i], 1);
     barrier_init(&x->k_empty[i], 4 * consumers);
     barrier_init(&x->v_full[i], 1);
     barrier_init(&x->v_empty[i], 4 * consumers);
+  }
+  for (int i = 0; i < 2; i++) {
     barrier_init(&x->work_full[i], 1);
     barrier_init(&x->work_empty[i], 4 * consumers);
   }
@@ -232,7 +234,7 @@ static __global__ void __launch_bounds__(C::THREADS, 1)
     tensor_prefetch_map(p.pack > 0 ? &packed_map : &q_map);
     tensor_prefetch_map(&k_map);
     tensor_prefetch_map(&v_map);
-    init_barriers(x, C::CONSUMERS);
+    init_barriers(x, C::CONSUMERS, C::STAGES);
   }
   __syncthreads();
   fk_wait_previous();
@@ -318,9 +320,9 @@ static fk_status launch(fk_context *ctx, const attention_call &c) {
 template <typename T>
 static fk_status choose(fk_context *ctx, const attention_call &c) {
   int d = c.head_size, dv = c.head_size_v, trial = getenv("FK_TRY") ? atoi(getenv("FK_TRY")) : 0;
-  if (d <= 64 && dv <= 64 && trial == 2) return launch<T, config<64, 64, 128, 2>>(ctx, c);
+  if (d <= 64 && dv <= 64 && trial == 2) return launch<T, config<64, 64, 128, 2, 4>>(ctx, c);
   if (d <= 128 && d > 96 && dv <= 128 && !c.causal && trial == 3) return launch<T, config<128, 128, 176, 2>>(ctx, c);
-  if (d <= 64 && dv <= 64) return launch<T, config<64, 64, 128, 3>>(ctx, c);
+  if (d <= 64 && dv <= 64) return launch<T, config<64, 64, 128, 3, 4>>(ctx, c);
   if (d <= 96 && dv <= 96) return launch<T, config<96, 96, 128, 2>>(ctx, c);
   if (d <= 128 && dv <= 128) return launch<T, config<128, 128, 128, 2>>(ctx, c);
   if (d <= 192 && dv <= 128) return launch<T, config<192, 128, 128, 2>>(ctx, c);

@@ -17,10 +17,11 @@ typedef struct prefill_call {
   float c2, cap_in; /* exponent of 2 per unit of (capped) score; tanh's argument per unit of product, 0 for no cap */
 } prefill_call;
 
-/* Sizes of a kernel: elements of a key and of a value that are computed, keys per step, consumer warpgroups. */
-template <int D_, int DV_, int N_, int CONSUMERS_>
+/* Sizes of a kernel: elements of a key and of a value that are computed, keys per step, consumer warpgroups, steps in
+ * shared memory. */
+template <int D_, int DV_, int N_, int CONSUMERS_, int STAGES_ = 2>
 struct config {
-  static constexpr int D = D_, DV = DV_, N = N_, CONSUMERS = CONSUMERS_, M = 64 * CONSUMERS_, STAGES = 2;
+  static constexpr int D = D_, DV = DV_, N = N_, CONSUMERS = CONSUMERS_, M = 64 * CONSUMERS_, STAGES = STAGES_;
   static constexpr int SLABS = (D + 63) / 64, SLABS_V = (DV + 63) / 64, THREADS = 128 * (CONSUMERS + 1);
   static constexpr int Q_SLAB = M * 128, KV_SLAB = N * 128;
   static constexpr int Q_BYTES = Q_SLAB * SLABS, K_BYTES = KV_SLAB * SLABS, V_BYTES = KV_SLAB * SLABS_V;
@@ -44,7 +45,7 @@ typedef struct work {
 
 /* What the warpgroups of a block tell each other: full when something has come, empty when all have used it. */
 typedef struct exchange {
-  uint64_t q_full, q_empty, k_full[2], k_empty[2], v_full[2], v_empty[2], work_full[2], work_empty[2];
+  uint64_t q_full, q_empty, k_full[4], k_empty[4], v_full[4], v_empty[4], work_full[2], work_empty[2];
   work works[2]; /* tiles under way: the fetching warp is ahead; -1 rows: no more */
 } exchange;
 
@@ -148,8 +149,8 @@ static __device__ __forceinline__ void fetch_tile(const prefill_call &p, const w
   int entry = 0, next_entry = table_entry<C>(p, w, last - C::N); /* of the step of the values, and of the keys */
   for (int n = w.key_blocks; n >= 0; n--) {
     if (n > 0) { /* keys of step n - 1, and after the first the queries */
-      int stage = k_count % 2;
-      barrier_wait(&x->k_empty[stage], (k_count / 2 & 1) ^ 1);
+      int stage = k_count % C::STAGES;
+      barrier_wait(&x->k_empty[stage], (k_count / C::STAGES & 1) ^ 1);
       fetch_keys<C>(p, w, k_map, keys + stage * C::K_BYTES, &x->k_full[stage], C::SLABS, w.key_first + (n - 1) * C::N,
                     kv_head, next_entry);
       k_count++;
@@ -166,8 +167,8 @@ static __device__ __forceinline__ void fetch_tile(const prefill_call &p, const w
             tensor_load(shared + slab * C::Q_SLAB, q_map, &x->q_full, slab * 64, token, w.head, batch);
       }
     } else { /* values of the step before */
-      int stage = v_count % 2;
-      barrier_wait(&x->v_empty[stage], (v_count / 2 & 1) ^ 1);
+      int stage = v_count % C::STAGES;
+      barrier_wait(&x->v_empty[stage], (v_count / C::STAGES & 1) ^ 1);
       fetch_keys<C>(p, w, v_map, values + stage * C::V_BYTES, &x->v_full[stage], C::SLABS_V, w.key_first + n * C::N,
                     kv_head, entry);
       v_count++;
