@@ -6,27 +6,29 @@
  * units of 7 x 8 outputs, which lie 4 x 4 in a tile of 28 x 32. For the 7 output rows of a unit 13 input rows are
  * needed, each loaded once: input row r takes part in output rows r - 6 to r.
  *
- * A block has a tile of one image and 32 channels. Channels are turned from innermost to outermost on their way into
- * shared memory (a plane of rows per channel), and back on their way out.
+ * A block has a tile of one image and 16 channels: small, so that four share a multiprocessor and fetch, multiply and
+ * store at different times. Channels are turned from innermost to outermost on their way into shared memory (a plane of
+ * rows per channel), and back on their way out.
  *
- * Zero times infinity is no zero: where a tile has a number that is not finite, the block computes it output by
- * output. */
+ * Zero times infinity is no zero: one number that is not finite makes its neighbours NaN. Where a result is not finite,
+ * the block computes its tile again, output by output. */
 #include "conv.cuh"
 
 enum {
-  THREADS = 256,
-  CHANNELS = 32,
+  THREADS = 128,
+  CHANNELS = 16,
+  PACKS = CHANNELS / 8,
   KERNEL = 7,
   UNIT_H = 7,
   UNIT_W = 8,
   TILE_H = 4 * UNIT_H,
   TILE_W = 4 * UNIT_W,
   ROWS = TILE_H + KERNEL - 1,
-  PITCH = 48,     /* elements; 7 rows are 32 bytes past a multiple of 128: units below each other share no bank */
-  PAIRS = 20,     /* of columns that are filled: the last unit's window ends at 40 */
-  PLANE = 1680,   /* elements from plane to plane: 8 banks past a multiple of 32, for the four packs of a pixel */
-  OUT_ROW = 33,   /* pixels from row to row on the way out */
-  OUT_PIXEL = 36, /* elements from pixel to pixel */
+  PITCH = 48,           /* elements; 7 rows are 32 bytes past a multiple of 128: units below each other share no bank */
+  PAIRS = 20,           /* of columns that are filled: the last unit's window ends at 40 */
+  PLANE = ROWS * PITCH, /* elements; 16 banks past a multiple of 32, for the two packs of a pixel */
+  OUT_ROW = 33,         /* pixels from row to row on the way out */
+  OUT_PIXEL = 24,       /* elements from pixel to pixel */
   TAPS = KERNEL * KERNEL,
   ROOM_BYTES = CHANNELS * PLANE * 2
 };
@@ -55,15 +57,22 @@ static __device__ __forceinline__ void multiply(float c[4], const uint32_t a[4],
 }
 
 static __device__ __forceinline__ int plane_of(int channel) {
-  return channel % 8 * 4 + channel / 8;
+  return channel % 8 * PACKS + channel / 8;
 }
 
-/* Bits that are set where one of two 16-bit numbers is infinite or not a number. */
 template <typename T>
-static __device__ __forceinline__ uint32_t not_finite(uint32_t two) {
-  constexpr uint32_t exponent = std::is_same<T, __half>::value ? 0x7c007c00u : 0x7f807f80u;
-  constexpr uint32_t one = std::is_same<T, __half>::value ? 0x04000400u : 0x00800080u;
-  return ((two & exponent) + one) & 0x80008000u;
+static __device__ __forceinline__ uint32_t two_of(float low, float high) {
+  T a = fk_from<T>(low), b = fk_from<T>(high);
+  return (uint32_t) * (uint16_t *)&a | (uint32_t) * (uint16_t *)&b << 16;
+}
+
+/* Zero times two numbers, plus what there was: NaN once one of them is not finite. */
+template <typename T>
+static __device__ __forceinline__ void watch(uint32_t two, uint32_t *seen) {
+  if constexpr (std::is_same<T, __half>::value)
+    asm("fma.rn.f16x2 %0, %1, %2, %0;" : "+r"(*seen) : "r"(two), "r"(0));
+  else
+    asm("fma.rn.bf16x2 %0, %1, %2, %0;" : "+r"(*seen) : "r"(two), "r"(0));
 }
 
 /* A block's part of the work. */
@@ -81,25 +90,21 @@ static __device__ __forceinline__ uint4 pixel_at(const conv_job &j, const tile &
   return *(const uint4 *)from;
 }
 
-/* Fills the planes; true when a number was not finite. */
 template <typename T>
-static __device__ __forceinline__ bool fill_planes(const conv_job &j, const tile &t, uint16_t *room) {
-  uint32_t bad = 0;
-#pragma unroll 2
-  for (int i = threadIdx.x; i < ROWS * PAIRS * 4; i += THREADS) {
-    int pack = i % 4, pair = i / 4, row = pair / PAIRS, column = (pair - row * PAIRS) * 2;
+static __device__ __forceinline__ void fill_planes(const conv_job &j, const tile &t, uint16_t *room) {
+#pragma unroll 3
+  for (int i = threadIdx.x; i < ROWS * PAIRS * PACKS; i += THREADS) {
+    int pack = i % PACKS, pair = i / PACKS, row = pair / PAIRS, column = (pair - row * PAIRS) * 2;
     int y = t.oy - j.padding_h + row, x = t.ox - j.padding_w + column;
     uint4 a = pixel_at<T>(j, t, y, x, pack), b = pixel_at<T>(j, t, y, x + 1, pack);
     const uint32_t left[4] = {a.x, a.y, a.z, a.w}, right[4] = {b.x, b.y, b.z, b.w};
     uint32_t *to = (uint32_t *)(room + pack * PLANE + row * PITCH + column);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
-      bad |= not_finite<T>(left[e]) | not_finite<T>(right[e]);
-      to[(2 * e) * 4 * (PLANE / 2)] = __byte_perm(left[e], right[e], 0x5410);
-      to[(2 * e + 1) * 4 * (PLANE / 2)] = __byte_perm(left[e], right[e], 0x7632);
+      to[(2 * e) * PACKS * (PLANE / 2)] = __byte_perm(left[e], right[e], 0x5410);
+      to[(2 * e + 1) * PACKS * (PLANE / 2)] = __byte_perm(left[e], right[e], 0x7632);
     }
   }
-  return bad != 0;
 }
 
 /* The matrix of a kernel row: element (k, n) is weight k - n. A thread has n = g and k = 2 t, 2 t + 1, and 8 more. */
@@ -136,17 +141,12 @@ static __device__ __forceinline__ void one_channel(uint32_t window, const uint16
   }
 }
 
+/* A warp's four channels, side by side: words[0] has the first two. True when all is finite. */
 template <typename T>
-static __device__ __forceinline__ uint32_t two_of(float low, float high) {
-  T a = fk_from<T>(low), b = fk_from<T>(high);
-  return (uint32_t) * (uint16_t *)&a | (uint32_t) * (uint16_t *)&b << 16;
-}
-
-/* A warp's four channels, side by side: words[0] has the first two. */
-template <typename T>
-static __device__ __forceinline__ void four_channels(const uint16_t *room, const uint16_t *filters, const float *biases,
+static __device__ __forceinline__ bool four_channels(const uint16_t *room, const uint16_t *filters, const float *biases,
                                                      uint32_t words[2][UNIT_H][4]) {
   int lane = threadIdx.x % 32, channel = threadIdx.x / 32 * 4;
+  uint32_t seen = 0;
   /* Where the lane's row of a matrix lies: unit m is at (m % 4, m / 4); matrices are units 0 to 7, 8 to 15, and again
    * for the right half of the window. */
   int m = lane % 8 + lane / 8 % 2 * 8;
@@ -161,11 +161,15 @@ static __device__ __forceinline__ void four_channels(const uint16_t *room, const
 #pragma unroll
     for (int p = 0; p < UNIT_H; p++)
 #pragma unroll
-      for (int e = 0; e < 4; e++) words[two][p][e] = two_of<T>(first[p][e], second[p][e]);
+      for (int e = 0; e < 4; e++) {
+        words[two][p][e] = two_of<T>(first[p][e], second[p][e]);
+        watch<T>(words[two][p][e], &seen);
+      }
   }
+  return (seen & 0x7fff7fffu) == 0;
 }
 
-/* To pixels of 32 channels in shared memory, then to out. */
+/* To pixels of all channels in shared memory, then to out. */
 template <typename T>
 static __device__ __forceinline__ void write_tile(const conv_job &j, const tile &t, uint16_t *room,
                                                   const uint32_t words[2][UNIT_H][4]) {
@@ -178,14 +182,14 @@ static __device__ __forceinline__ void write_tile(const conv_job &j, const tile 
       *(uint2 *)(room + (y * OUT_ROW + x) * OUT_PIXEL + warp * 4) = make_uint2(words[0][p][e], words[1][p][e]);
     }
   __syncthreads();
-  int part = threadIdx.x % 8;
-  if (part * 4 >= t.left) return;
-  T *out = (T *)j.out + t.image * j.out_batch + t.first + part * 4;
-  for (int i = threadIdx.x / 8; i < TILE_H * TILE_W; i += THREADS / 8) {
+  int part = threadIdx.x % PACKS;
+  if (part * 8 >= t.left) return;
+  T *out = (T *)j.out + t.image * j.out_batch + t.first + part * 8;
+  for (int i = threadIdx.x / PACKS; i < TILE_H * TILE_W; i += THREADS / PACKS) {
     int y = i / TILE_W, x = i % TILE_W;
     if (t.oy + y >= j.out_height || t.ox + x >= j.out_width) continue;
-    *(uint2 *)(out + (t.oy + y) * j.out_row + (t.ox + x) * j.out_pixel) =
-        *(const uint2 *)(room + (y * OUT_ROW + x) * OUT_PIXEL + part * 4);
+    *(uint4 *)(out + (t.oy + y) * j.out_row + (t.ox + x) * j.out_pixel) =
+        *(const uint4 *)(room + (y * OUT_ROW + x) * OUT_PIXEL + part * 8);
   }
 }
 
@@ -209,7 +213,7 @@ static __device__ void slow_tile(const conv_job &j, const tile &t, const uint16_
 
 /* Blocks: x over channels, so that neighbours read neighbouring bytes of the same pixels, then tiles, then images. */
 template <typename T>
-static __global__ void __launch_bounds__(THREADS, 2) depthwise_tiles(conv_job j, int parts, int tiles_w, int tiles) {
+static __global__ void __launch_bounds__(THREADS, 4) depthwise_tiles(conv_job j, int parts, int tiles_w, int tiles) {
   extern __shared__ uint4 shared_room[];
   __shared__ uint16_t filters[CHANNELS * TAPS];
   __shared__ float biases[CHANNELS];
@@ -224,14 +228,14 @@ static __global__ void __launch_bounds__(THREADS, 2) depthwise_tiles(conv_job j,
     bool given = j.bias && (int)threadIdx.x < t.left;
     biases[threadIdx.x] = given ? fk_float(((const T *)j.bias)[t.first + threadIdx.x]) : 0;
   }
-  bool bad = fill_planes<T>(j, t, room);
-  if (__syncthreads_or(bad)) {
+  fill_planes<T>(j, t, room);
+  __syncthreads();
+  uint32_t words[2][UNIT_H][4];
+  bool finite = four_channels<T>(room, filters, biases, words);
+  if (__syncthreads_or(!finite)) { /* also: the planes are no longer needed */
     slow_tile<T>(j, t, filters, biases);
     return;
   }
-  uint32_t words[2][UNIT_H][4];
-  four_channels<T>(room, filters, biases, words);
-  __syncthreads(); /* the planes are no longer needed */
   write_tile<T>(j, t, room, words);
 }
 
@@ -239,7 +243,7 @@ bool conv_can_depthwise_mma(fk_type type, const conv_job &j) {
   bool usual = j.kernel_h == KERNEL && j.kernel_w == KERNEL && j.stride_h == 1 && j.stride_w == 1 &&
                j.dilation_h == 1 && j.dilation_w == 1 && j.channels == 1 && j.features == 1;
   bool whole = (uintptr_t)j.x % 16 == 0 && j.x_batch % 8 == 0 && j.x_row % 8 == 0 && j.x_pixel % 8 == 0 &&
-               (uintptr_t)j.out % 8 == 0 && j.out_batch % 4 == 0 && j.out_row % 4 == 0 && j.out_pixel % 4 == 0;
+               (uintptr_t)j.out % 16 == 0 && j.out_batch % 8 == 0 && j.out_row % 8 == 0 && j.out_pixel % 8 == 0;
   return type != FK_F32 && usual && whole && j.out_channels % 8 == 0 && j.out_height > 14 && j.out_width > 14;
 }
 
