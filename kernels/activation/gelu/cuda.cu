@@ -5,7 +5,7 @@
 struct gelu {
   template <typename T>
   static __device__ __forceinline__ float of(const float *v) {
-    return fk_gelu(v[0]);
+    return fk_gelu<T>(v[0]);
   }
 };
 

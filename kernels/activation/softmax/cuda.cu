@@ -26,39 +26,45 @@ static __device__ __forceinline__ float lanes_max(float v, const fk_lanes &l) {
 
 /* The largest number a lane holds; NaN is passed over, the sum will meet it. */
 template <typename T, int PACKS>
-static __device__ __forceinline__ float kept_max(const fk_pack<T> (&p)[PACKS], const fk_lanes &l, int end) {
+static __device__ __forceinline__ float kept_max(const uint4 (&p)[PACKS], const fk_lanes &l, int end) {
   float max = -INFINITY;
 #pragma unroll
   for (int k = 0; k < PACKS; k++) {
     if ((k * l.count + l.lane) * fk_pack<T>::size >= end) continue;
+    float v[fk_pack<T>::size];
+    fk_unpack<T>(p[k], v);
 #pragma unroll
-    for (int i = 0; i < fk_pack<T>::size; i++) max = fmaxf(max, fk_float(p[k].at[i]));
+    for (int i = 0; i < fk_pack<T>::size; i++) max = fmaxf(max, v[i]);
   }
   return max;
 }
 
 template <typename T, int PACKS>
-static __device__ __forceinline__ float kept_sum(const fk_pack<T> (&p)[PACKS], float max, const fk_lanes &l, int end) {
+static __device__ __forceinline__ float kept_sum(const uint4 (&p)[PACKS], float max, const fk_lanes &l, int end) {
   float sum = 0;
 #pragma unroll
   for (int k = 0; k < PACKS; k++) {
     if ((k * l.count + l.lane) * fk_pack<T>::size >= end) continue;
+    float v[fk_pack<T>::size];
+    fk_unpack<T>(p[k], v);
 #pragma unroll
-    for (int i = 0; i < fk_pack<T>::size; i++) sum += expf(fk_float(p[k].at[i]) - max);
+    for (int i = 0; i < fk_pack<T>::size; i++) sum += __expf(v[i] - max);
   }
   return sum;
 }
 
 template <typename T, int PACKS>
-static __device__ __forceinline__ void store_kept(fk_pack<T> (&p)[PACKS], float max, float scale, const fk_lanes &l,
+static __device__ __forceinline__ void store_kept(const uint4 (&p)[PACKS], float max, float scale, const fk_lanes &l,
                                                   int end, T *to) {
 #pragma unroll
   for (int k = 0; k < PACKS; k++) {
     int at = (k * l.count + l.lane) * fk_pack<T>::size;
     if (at >= end) continue;
+    float v[fk_pack<T>::size];
+    fk_unpack<T>(p[k], v);
 #pragma unroll
-    for (int i = 0; i < fk_pack<T>::size; i++) p[k].at[i] = fk_from<T>(expf(fk_float(p[k].at[i]) - max) * scale);
-    fk_store_pack(to + at, p[k]);
+    for (int i = 0; i < fk_pack<T>::size; i++) v[i] = __expf(v[i] - max) * scale;
+    fk_store_raw(to + at, fk_repack<T>(v));
   }
 }
 
@@ -67,10 +73,10 @@ static __global__ void __launch_bounds__(BLOCK ? 1024 : 128)
     softmax_kept(const __grid_constant__ softmax_args a, int lanes) {
   constexpr int PACKS = ELEMENTS / fk_pack<T>::size;
   fk_lanes l = {BLOCK ? (int)threadIdx.x : (int)threadIdx.x & (lanes - 1), BLOCK ? (int)blockDim.x : lanes};
-  int64_t row = BLOCK ? blockIdx.x : ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / lanes;
+  int64_t row = BLOCK ? blockIdx.x : (blockIdx.x * blockDim.x + threadIdx.x) / (unsigned)lanes;
   int end = row < a.rows ? (int)a.columns : 0;
   if (end == 0) row = 0;
-  fk_pack<T> kept[PACKS];
+  uint4 kept[PACKS];
   fk_wait_previous();
   fk_load_row<T, PACKS>((const T *)a.x + fk_row_offset(a.x_rows, row), l, end, kept);
   float max = lanes_max<BLOCK>(kept_max<T, PACKS>(kept, l, end), l);
@@ -84,9 +90,9 @@ template <typename T, bool WRITE>
 static __global__ void __launch_bounds__(CHUNK_THREADS) softmax_chunk(const __grid_constant__ softmax_args a) {
   constexpr int PACKS = ELEMENTS / fk_pack<T>::size;
   fk_lanes l = {(int)threadIdx.x, CHUNK_THREADS};
-  int64_t row = blockIdx.x / a.chunks, start = (blockIdx.x - row * a.chunks) * CHUNK;
+  int64_t row = blockIdx.x / (unsigned)a.chunks, start = (blockIdx.x - row * a.chunks) * CHUNK;
   int end = (int)(a.columns - start < CHUNK ? a.columns - start : CHUNK);
-  fk_pack<T> kept[PACKS];
+  uint4 kept[PACKS];
   fk_wait_previous();
   fk_load_row<T, PACKS>((const T *)a.x + fk_row_offset(a.x_rows, row) + start, l, end, kept);
   if (!WRITE) {
@@ -114,10 +120,10 @@ static __global__ void __launch_bounds__(512) softmax_any(const __grid_constant_
   fk_wait_previous();
   for (int64_t i = threadIdx.x; i < a.columns; i += blockDim.x) max = fmaxf(max, fk_float(x[i]));
   max = fk_block_max(max);
-  for (int64_t i = threadIdx.x; i < a.columns; i += blockDim.x) sum += expf(fk_float(x[i]) - max);
+  for (int64_t i = threadIdx.x; i < a.columns; i += blockDim.x) sum += __expf(fk_float(x[i]) - max);
   sum = fk_block_sum(sum);
   for (int64_t i = threadIdx.x; i < a.columns; i += blockDim.x)
-    out[i] = fk_from<T>(expf(fk_float(x[i]) - max) * (1 / sum));
+    out[i] = fk_from<T>(__expf(fk_float(x[i]) - max) * (1 / sum));
 }
 
 template <typename T>

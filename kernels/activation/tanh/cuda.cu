@@ -1,10 +1,11 @@
 #include "device/cuda/map.cuh"
+#include "device/cuda/math.cuh"
 #include "tasks/tanh.h"
 
 struct hyperbolic_tangent {
   template <typename T>
   static __device__ __forceinline__ float of(const float *v) {
-    return tanhf(v[0]);
+    return fk_tanh<T>(v[0]);
   }
 };
 

@@ -15,7 +15,8 @@ typedef struct gather {
 /* An item is a span of V elements of a row; V divides the row. */
 template <typename E, typename I, int V, int U>
 static __global__ void __launch_bounds__(256) gather_rows(const __grid_constant__ gather g) {
-  fk_span<E, V> kept[U];
+  typedef typename fk_span<E, V>::type span;
+  span kept[U];
   int64_t to[U];
   fk_wait_previous();
 #pragma unroll
@@ -27,12 +28,12 @@ static __global__ void __launch_bounds__(256) gather_rows(const __grid_constant_
     int64_t at = (item - row * g.items_per_row) * V, id = ((const I *)g.ids)[row];
     if (!fk_index_ok(g.check, id, g.vocab_size)) continue;
     to[u] = fk_row_offset(g.out_rows, row) + at;
-    kept[u] = *reinterpret_cast<const fk_span<E, V> *>((const E *)g.weight + id * g.weight_stride + at);
+    kept[u] = *reinterpret_cast<const span *>((const E *)g.weight + id * g.weight_stride + at);
   }
   fk_let_next_start();
 #pragma unroll
   for (int u = 0; u < U; u++)
-    if (to[u] >= 0) *reinterpret_cast<fk_span<E, V> *>((E *)g.out + to[u]) = kept[u];
+    if (to[u] >= 0) *reinterpret_cast<span *>((E *)g.out + to[u]) = kept[u];
 }
 
 template <typename E, typename I>

@@ -73,7 +73,10 @@ static __global__ void __launch_bounds__(1024) grn_factors(const __grid_constant
 template <typename T, int V>
 static __global__ void __launch_bounds__(256) grn_map(const __grid_constant__ grn_args a) {
   constexpr int U = 2;
-  fk_span<T, V> kept[U], bias[U];
+  typedef struct alignas(sizeof(T) * V) {
+    T at[V];
+  } span;
+  span kept[U], bias[U];
   int64_t image[U], pixel[U], channel[U];
   fk_wait_previous();
 #pragma unroll
@@ -84,8 +87,8 @@ static __global__ void __launch_bounds__(256) grn_map(const __grid_constant__ gr
     image[u] = a.first_image + n;
     pixel[u] = a.first_image * a.pixels + row;
     channel[u] = (item - row * a.items_per_row) * V;
-    kept[u] = *reinterpret_cast<const fk_span<T, V> *>((const T *)a.x + fk_row_offset(a.x_rows, pixel[u]) + channel[u]);
-    bias[u] = *reinterpret_cast<const fk_span<T, V> *>((const T *)a.bias + channel[u]);
+    kept[u] = *reinterpret_cast<const span *>((const T *)a.x + fk_row_offset(a.x_rows, pixel[u]) + channel[u]);
+    bias[u] = *reinterpret_cast<const span *>((const T *)a.bias + channel[u]);
   }
   fk_let_next_start();
 #pragma unroll
@@ -97,7 +100,7 @@ static __global__ void __launch_bounds__(256) grn_map(const __grid_constant__ gr
       float x = fk_float(kept[u].at[i]);
       kept[u].at[i] = fk_from<T>(x + x * factor[i] + fk_float(bias[u].at[i]));
     }
-    *reinterpret_cast<fk_span<T, V> *>((T *)a.out + fk_row_offset(a.out_rows, pixel[u]) + channel[u]) = kept[u];
+    *reinterpret_cast<span *>((T *)a.out + fk_row_offset(a.out_rows, pixel[u]) + channel[u]) = kept[u];
   }
 }
 

@@ -118,7 +118,7 @@ static __global__ void __launch_bounds__(THREADS) max_sim_tiled(const __grid_con
   __shared__ alignas(16) float q[DEPTH * GROUP], d[DEPTH * TILE];
   __shared__ float best[WARPS][GROUP];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, mine = lane % 8, theirs = threadIdx.x / 8;
-  int64_t doc = blockIdx.x % a.num_docs, query = blockIdx.x / a.num_docs, start, end;
+  int64_t doc = blockIdx.x % (unsigned)a.num_docs, query = blockIdx.x / (unsigned)a.num_docs, start, end;
   fk_wait_previous();
   if (!document(a, doc, &start, &end)) return;
   double sum = 0;
@@ -197,7 +197,7 @@ template <typename T, int BLOCKS>
 static __global__ void __launch_bounds__(THREADS) max_sim_tensor(const __grid_constant__ max_sim_args a) {
   __shared__ float best[WARPS][GROUP];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  int64_t doc = blockIdx.x % a.num_docs, query = blockIdx.x / a.num_docs, start, end;
+  int64_t doc = blockIdx.x % (unsigned)a.num_docs, query = blockIdx.x / (unsigned)a.num_docs, start, end;
   fk_wait_previous();
   if (!document(a, doc, &start, &end)) return;
   const T *from = (const T *)a.q + query * a.q_outer, *tokens = (const T *)a.d;

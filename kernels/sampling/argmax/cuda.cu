@@ -14,7 +14,7 @@ static __global__ void __launch_bounds__(THREADS)
     T at[V];
   };
   __shared__ fk_entry partial[THREADS / 32];
-  int64_t row = blockIdx.x / chunks, start = (blockIdx.x - row * chunks) * CHUNK;
+  int64_t row = blockIdx.x / (unsigned)chunks, start = (blockIdx.x - row * chunks) * CHUNK;
   int end = (int)(columns - start < CHUNK ? columns - start : CHUNK);
   fk_wait_previous();
   const T *from = x + fk_row_offset(x_rows, row) + start;

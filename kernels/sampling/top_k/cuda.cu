@@ -132,7 +132,7 @@ static __device__ void sort_entries(fk_entry *e, int64_t n) {
 template <typename T>
 static __global__ void __launch_bounds__(256) top_k_chunk(const __grid_constant__ top_k_args a) {
   fk_wait_previous();
-  int64_t row = blockIdx.x / a.chunks, start = (blockIdx.x - row * a.chunks) * a.chunk;
+  int64_t row = blockIdx.x / (unsigned)a.chunks, start = (blockIdx.x - row * a.chunks) * a.chunk;
   int64_t n = a.columns - start < a.chunk ? a.columns - start : a.chunk, k = n < a.k ? n : a.k;
   fk_entry *to = a.found + (int64_t)blockIdx.x * a.k;
   source<T> s = {(const T *)a.x + fk_row_offset(a.x_rows, row) + start, NULL, start, n};

@@ -29,8 +29,9 @@ static __global__ void __launch_bounds__(FK_CHANNEL_THREADS) fk_channel_sums(con
   };
   __shared__ float sums[FK_CHANNEL_THREADS * V];
   int across = threadIdx.x & (a.width - 1), deep = threadIdx.x / a.width, depth = FK_CHANNEL_THREADS / a.width;
-  int64_t block = blockIdx.x, slab = block % a.slabs, chunk = block / a.slabs % a.chunks;
-  int64_t image = a.first_image + block / a.slabs / a.chunks, first = slab * a.width * V, channel = first + across * V;
+  uint32_t slabs = (uint32_t)a.slabs, chunks = (uint32_t)a.chunks, rest = blockIdx.x / slabs;
+  int64_t slab = blockIdx.x - rest * slabs, chunk = rest % chunks;
+  int64_t image = a.first_image + rest / chunks, first = slab * a.width * V, channel = first + across * V;
   int64_t end = (chunk + 1) * a.chunk < a.pixels ? (chunk + 1) * a.chunk : a.pixels;
   float sum[V] = {};
   fk_wait_previous();

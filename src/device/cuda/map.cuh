@@ -6,7 +6,7 @@
  * them. */
 #pragma once
 
-#include "device/cuda/kernel.cuh"
+#include "device/cuda/pack.cuh"
 
 /* Division of numbers below 2^31 by one number known before the launch: a multiplication and a shift. */
 typedef struct fk_divider {
@@ -30,73 +30,77 @@ struct fk_map_args {
   void *out;
   fk_row_map in_rows[INPUTS], out_rows;
   int64_t rows, columns;
-  int64_t items, items_per_row; /* an item is V columns of a row, or what is left of it */
+  int64_t items, items_per_row; /* an item is V columns of a row */
   fk_divider per_row;           /* when items < 2^31 */
 };
 
-/* V neighbouring elements; fewer at the end of a row. */
+/* V neighbouring elements: a pack, or one. */
 template <typename T, int V>
-struct alignas(sizeof(T) * V) fk_span {
-  T at[V];
+struct fk_span {
+  typedef uint4 type;
+};
+template <typename T>
+struct fk_span<T, 1> {
+  typedef T type;
 };
 
-template <typename T, int V>
-static __device__ __forceinline__ fk_span<T, V> fk_load_span(const T *p, int64_t left) {
-  fk_span<T, V> v;
-  if (left >= V) {
-    v = *reinterpret_cast<const fk_span<T, V> *>(p);
-  } else {
+template <typename F, typename T, int INPUTS>
+static __device__ __forceinline__ uint4 fk_map_span(const uint4 (&in)[INPUTS]) {
+  constexpr int N = fk_pack<T>::size;
+  float v[INPUTS][N], out[N];
 #pragma unroll
-    for (int i = 0; i < V; i++) v.at[i] = i < left ? p[i] : fk_from<T>(0);
+  for (int i = 0; i < INPUTS; i++) fk_unpack<T>(in[i], v[i]);
+#pragma unroll
+  for (int k = 0; k < N; k++) {
+    float one[INPUTS];
+#pragma unroll
+    for (int i = 0; i < INPUTS; i++) one[i] = v[i][k];
+    out[k] = F::template of<T>(one);
   }
-  return v;
+  return fk_repack<T>(out);
 }
 
-template <typename T, int V>
-static __device__ __forceinline__ void fk_store_span(T *p, const fk_span<T, V> &v, int64_t left) {
-  if (left >= V) {
-    *reinterpret_cast<fk_span<T, V> *>(p) = v;
-  } else {
+template <typename F, typename T, int INPUTS>
+static __device__ __forceinline__ T fk_map_span(const T (&in)[INPUTS]) {
+  float one[INPUTS];
 #pragma unroll
-    for (int i = 0; i < V; i++)
-      if (i < left) p[i] = v.at[i];
-  }
+  for (int i = 0; i < INPUTS; i++) one[i] = fk_float(in[i]);
+  return fk_from<T>(F::template of<T>(one));
 }
 
-/* U items per thread, all loaded before the first is computed. */
+/* U items per thread, all loaded before the first is computed. What no item covers, the last columns of a single row,
+ * the first threads of the last block take one by one. */
 template <typename F, typename T, int INPUTS, int V, int U>
 static __global__ void __launch_bounds__(256) fk_map_kernel(const __grid_constant__ fk_map_args<INPUTS> a) {
-  fk_span<T, V> in[U][INPUTS];
-  int64_t out_at[U], left[U];
+  typedef typename fk_span<T, V>::type span;
+  span in[U][INPUTS];
+  int64_t first = (int64_t)blockIdx.x * blockDim.x * U + threadIdx.x, out_at[U];
   fk_wait_previous();
 #pragma unroll
   for (int u = 0; u < U; u++) {
-    int64_t item = ((int64_t)blockIdx.x * U + u) * blockDim.x + threadIdx.x, row = 0;
-    left[u] = 0;
+    int64_t item = first + u * (int)blockDim.x, row = 0;
     if (item >= a.items) continue;
     if (a.rows > 1) {
       row = a.items >> 31 ? item / a.items_per_row : (int64_t)fk_divide((uint32_t)item, a.per_row);
       item -= row * a.items_per_row;
     }
-    left[u] = a.columns - item * V;
     out_at[u] = fk_row_offset(a.out_rows, row) + item * V;
 #pragma unroll
     for (int i = 0; i < INPUTS; i++)
-      in[u][i] = fk_load_span<T, V>((const T *)a.in[i] + fk_row_offset(a.in_rows[i], row) + item * V, left[u]);
+      in[u][i] = *reinterpret_cast<const span *>((const T *)a.in[i] + fk_row_offset(a.in_rows[i], row) + item * V);
   }
   fk_let_next_start();
 #pragma unroll
-  for (int u = 0; u < U; u++) {
-    if (left[u] <= 0) continue;
-    fk_span<T, V> out;
+  for (int u = 0; u < U; u++)
+    if (first + u * (int)blockDim.x < a.items)
+      *reinterpret_cast<span *>((T *)a.out + out_at[u]) = fk_map_span<F, T>(in[u]);
+  if constexpr (V > 1) {
+    int64_t rest = a.items * V + threadIdx.x;
+    if (a.rows > 1 || blockIdx.x + 1 < gridDim.x || rest >= a.columns) return;
+    T one[INPUTS];
 #pragma unroll
-    for (int k = 0; k < V; k++) {
-      float v[INPUTS];
-#pragma unroll
-      for (int i = 0; i < INPUTS; i++) v[i] = fk_float(in[u][i].at[k]);
-      out.at[k] = fk_from<T>(F::template of<T>(v));
-    }
-    fk_store_span<T, V>((T *)a.out + out_at[u], out, left[u]);
+    for (int i = 0; i < INPUTS; i++) one[i] = ((const T *)a.in[i])[rest];
+    ((T *)a.out)[rest] = fk_map_span<F, T>(one);
   }
 }
 
@@ -118,9 +122,10 @@ static fk_status fk_map_launch(fk_context *ctx, fk_map_args<INPUTS> a) {
   for (int i = 0; i < INPUTS; i++)
     packed = packed && (a.rows == 1 ? (uintptr_t)a.in[i] % 16 == 0 : fk_packs_rows<T>(a.in[i], a.in_rows[i]));
   packed = packed && (a.rows == 1 ? (uintptr_t)a.out % 16 == 0 : fk_packs_rows<T>(a.out, a.out_rows));
-  a.items_per_row = fk_ceil_div(a.columns, packed ? N : 1);
+  if (packed && a.columns < N) packed = false;
+  a.items_per_row = packed ? a.columns / N : a.columns;
   a.items = a.rows * a.items_per_row;
-  if (a.items < (int64_t)1 << 31) a.per_row = fk_divide_by(a.items_per_row);
+  if (a.rows > 1 && a.items < (int64_t)1 << 31) a.per_row = fk_divide_by(a.items_per_row);
   /* Several items per thread only where there are enough to fill the GPU all the same. */
   constexpr int U = INPUTS == 1 ? 4 : 2;
   int64_t resident = (int64_t)fk_context_cuda(ctx)->num_sms * 2048;

@@ -1,8 +1,8 @@
 /* Norms of rows: what an rms_norm, a layer_norm, an l2_norm are made of.
  *
  * A group of lanes has a row: part of a warp for a short row, a block for a long one. It keeps the row in registers
- * between the sum of squares and the scaling, so that memory sees it once. Rows that are too long for that, or cannot
- * be read in packs, are read twice, the second time from the caches.
+ * between the sum of squares and the scaling, so that memory sees it once, and has the next one under way. Rows that
+ * are too long for that, or cannot be read in packs, are read twice, the second time from the caches.
  *
  * An Op says what is normalised, as static members:
  *   bool centred         subtract the mean first
@@ -16,7 +16,7 @@
 
 #include <float.h>
 
-#include "device/cuda/kernel.cuh"
+#include "device/cuda/map.cuh"
 #include "device/cuda/math.cuh"
 
 /* A row here is a group of a tensor's row: columns neighbours. x and second have the same shape as out. */
@@ -27,6 +27,7 @@ struct fk_norm_args {
   const T *weight, *bias;
   fk_row_map x_rows, second_rows, out_rows;
   int64_t rows, columns, groups; /* rows counts groups */
+  fk_divider per_row;            /* by groups */
   double epsilon;
 };
 
@@ -40,7 +41,7 @@ struct fk_norm_row {
 template <typename Op, typename T>
 static __device__ __forceinline__ fk_norm_row<T> fk_norm_row_at(const fk_norm_args<T> &a, int64_t index) {
   int64_t row = index, at = 0;
-  if (a.groups > 1) row = index / a.groups, at = (index - row * a.groups) * a.columns;
+  if (a.groups > 1) row = fk_divide((uint32_t)index, a.per_row), at = (index - row * a.groups) * a.columns;
   fk_norm_row<T> r = {a.x + fk_row_offset(a.x_rows, row) + at, NULL, a.out + fk_row_offset(a.out_rows, row) + at,
                       a.weight ? a.weight + at : NULL, a.bias ? a.bias + at : NULL};
   if (Op::has_second) r.second = a.second + fk_row_offset(a.second_rows, row) + at;
@@ -60,6 +61,29 @@ static __device__ __forceinline__ float fk_lanes_sum(float v, const fk_lanes &l)
     for (int d = l.count / 2; d > 0; d /= 2) v += __shfl_xor_sync(0xffffffffu, v, d);
     return v;
   }
+}
+
+/* Two sums at once. */
+template <bool BLOCK>
+static __device__ __forceinline__ float2 fk_lanes_sum2(float2 v, const fk_lanes &l) {
+  for (int d = (BLOCK ? 32 : l.count) / 2; d > 0; d /= 2) {
+    v.x += __shfl_xor_sync(0xffffffffu, v.x, d);
+    v.y += __shfl_xor_sync(0xffffffffu, v.y, d);
+  }
+  if constexpr (BLOCK) {
+    __shared__ float2 partial[32];
+    int lane = threadIdx.x % 32;
+    __syncthreads();
+    if (lane == 0) partial[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = lane < (int)blockDim.x / 32 ? partial[lane] : make_float2(0, 0);
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2) {
+      v.x += __shfl_xor_sync(0xffffffffu, v.x, d);
+      v.y += __shfl_xor_sync(0xffffffffu, v.y, d);
+    }
+  }
+  return v;
 }
 
 template <bool BLOCK>
@@ -87,8 +111,8 @@ static __device__ __forceinline__ double fk_norm_value(const fk_norm_row<T> &r, 
  * Entered by whole warps, or by the block; only rows that are `mine` are read and written. Nothing has been written
  * before, and no lane writes before all have summed. */
 template <typename Op, typename T, bool BLOCK>
-static __device__ __noinline__ void fk_norm_in_double(fk_norm_row<T> r, int64_t columns, double epsilon, fk_lanes l,
-                                                      bool mine) {
+static __device__ __forceinline__ void fk_norm_in_double(fk_norm_row<T> r, int64_t columns, double epsilon, fk_lanes l,
+                                                         bool mine) {
   int64_t end = mine ? columns : 0;
   double mean = 0, sum = 0;
   if (Op::centred) {
@@ -126,93 +150,152 @@ static __device__ __forceinline__ bool fk_norm_scale(float squares, float column
 }
 
 template <typename T, int PACKS>
-static __device__ __forceinline__ void fk_load_row(const T *from, const fk_lanes &l, int end, fk_pack<T> *p) {
+static __device__ __forceinline__ void fk_load_row(const T *from, const fk_lanes &l, int end, uint4 *p) {
 #pragma unroll
   for (int k = 0; k < PACKS; k++) {
     int at = (k * l.count + l.lane) * fk_pack<T>::size;
-    if (at < end) p[k] = fk_load_pack(from + at);
+    if (at < end) p[k] = fk_load_raw(from + at);
   }
 }
 
-/* Sum, and sum of squares of v - shift, over what a lane holds. */
-template <int PACKS, int N>
-static __device__ __forceinline__ void fk_sum_kept(const float (&v)[PACKS][N], float shift, const fk_lanes &l, int end,
-                                                   float *sum, float *squares) {
-  float s = 0, q = 0;
-#pragma unroll
-  for (int k = 0; k < PACKS; k++) {
-    if ((k * l.count + l.lane) * N >= end) continue;
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-      float d = v[k][i] - shift;
-      s += d;
-      q += d * d;
-    }
-  }
-  *sum = s;
-  *squares = q;
-}
-
-/* The row as packs: lanes * PACKS of them are room enough. */
-template <typename Op, typename T, int PACKS, bool BLOCK>
-static __global__ void __launch_bounds__(BLOCK ? 1024 : 256)
-    fk_norm_kept(const __grid_constant__ fk_norm_args<T> a, int lanes) {
+template <typename Op, typename T, int PACKS>
+static __device__ __forceinline__ void fk_store_norm(const fk_norm_row<T> &r, const float (&v)[PACKS][fk_pack<T>::size],
+                                                     const uint4 (&second)[PACKS], const uint4 (&weight)[PACKS],
+                                                     float scale, const fk_lanes &l, int end) {
   constexpr int N = fk_pack<T>::size;
-  fk_lanes l = {BLOCK ? (int)threadIdx.x : (int)threadIdx.x & (lanes - 1), BLOCK ? (int)blockDim.x : lanes};
-  int64_t index = BLOCK ? blockIdx.x : ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / lanes;
-  bool mine = index < a.rows;
-  int end = mine ? (int)a.columns : 0;
-  fk_norm_row<T> r = fk_norm_row_at<Op>(a, mine ? index : 0);
-  fk_pack<T> raw[PACKS], second[PACKS], weight[PACKS];
-  float v[PACKS][N];
-  fk_wait_previous();
-  fk_load_row<T, PACKS>(r.x, l, end, raw);
-  if (Op::has_second) fk_load_row<T, PACKS>(r.second, l, end, second);
-  if (r.weight) fk_load_row<T, PACKS>(r.weight, l, end, weight);
-#pragma unroll
-  for (int k = 0; k < PACKS; k++)
-#pragma unroll
-    for (int i = 0; i < N; i++)
-      v[k][i] = Op::template value<T>(fk_float(raw[k].at[i]), Op::has_second ? fk_float(second[k].at[i]) : 0.0f);
-  float sum, squares, mean = 0, scale, columns = (float)a.columns;
-  fk_sum_kept<PACKS, N>(v, 0, l, end, &sum, &squares);
-  if (Op::centred) {
-    /* Twice: the deviations from a first mean are exact enough to correct it, however far it is from 0. */
-    mean = fk_lanes_sum<BLOCK>(sum, l) / columns;
-    fk_sum_kept<PACKS, N>(v, mean, l, end, &sum, &squares);
-    float rest = fk_lanes_sum<BLOCK>(sum, l) / columns;
-    squares = fk_lanes_sum<BLOCK>(squares, l) - columns * rest * rest;
-    if (squares < 0) squares = 0;
-#pragma unroll
-    for (int k = 0; k < PACKS; k++)
-#pragma unroll
-      for (int i = 0; i < N; i++) v[k][i] = v[k][i] - mean - rest;
-  } else {
-    squares = fk_lanes_sum<BLOCK>(squares, l);
-  }
-  bool redo = mine && !fk_norm_scale<Op>(squares, columns, (float)a.epsilon, &scale);
-  if (BLOCK ? redo : __any_sync(0xffffffffu, redo)) {
-    fk_norm_in_double<Op, T, BLOCK>(r, a.columns, a.epsilon, l, redo);
-    if (redo) return;
-  }
-  fk_let_next_start();
 #pragma unroll
   for (int k = 0; k < PACKS; k++) {
     int at = (k * l.count + l.lane) * N;
     if (at >= end) continue;
-    fk_pack<T> bias, out;
-    if (r.bias) bias = fk_load_pack(r.bias + at);
+    float out[N], factor[N];
 #pragma unroll
-    for (int i = 0; i < N; i++) {
-      float y = v[k][i] * scale;
-      if (r.weight) y *= fk_float(weight[k].at[i]);
-      if (r.bias) y += fk_float(bias.at[i]);
-      if (Op::gates_last) y *= fk_silu(fk_float(second[k].at[i]));
-      out.at[i] = fk_from<T>(y);
-      if (Op::stores_second) raw[k].at[i] = fk_from<T>(v[k][i]);
+    for (int i = 0; i < N; i++) out[i] = v[k][i] * scale;
+    if (r.weight) {
+      fk_unpack<T>(weight[k], factor);
+#pragma unroll
+      for (int i = 0; i < N; i++) out[i] *= factor[i];
     }
-    if (Op::stores_second) fk_store_pack(r.second + at, raw[k]);
-    fk_store_pack(r.out + at, out);
+    if (r.bias) {
+      fk_unpack<T>(fk_load_raw(r.bias + at), factor);
+#pragma unroll
+      for (int i = 0; i < N; i++) out[i] += factor[i];
+    }
+    if (Op::gates_last) {
+      fk_unpack<T>(second[k], factor);
+#pragma unroll
+      for (int i = 0; i < N; i++) out[i] *= fk_silu(factor[i]);
+    }
+    if (Op::stores_second) fk_store_raw(r.second + at, fk_repack<T>(v[k]));
+    fk_store_raw(r.out + at, fk_repack<T>(out));
+  }
+}
+
+/* Sum, and sum of squares, of what a lane holds. */
+template <int PACKS, int N>
+static __device__ __forceinline__ float2 fk_sums_kept(const float (&v)[PACKS][N], const fk_lanes &l, int end) {
+  float2 s = {0, 0};
+#pragma unroll
+  for (int k = 0; k < PACKS; k++) {
+    if ((k * l.count + l.lane) * N >= end) continue;
+#pragma unroll
+    for (int i = 0; i < N; i++) s.x += v[k][i], s.y += v[k][i] * v[k][i];
+  }
+  return s;
+}
+
+/* Takes v, deviations from some element of the row, to deviations from the mean; returns the sum of their squares.
+ * Where that element lies far from the mean, the squares cancel, and a second look at the corrected deviations is
+ * taken. */
+template <int PACKS, int N, bool BLOCK>
+static __device__ __forceinline__ float fk_centre_kept(float (&v)[PACKS][N], const fk_lanes &l, int end,
+                                                       float columns) {
+  for (int look = 0;; look++) {
+    float2 s = fk_lanes_sum2<BLOCK>(fk_sums_kept<PACKS, N>(v, l, end), l);
+    float rest = s.x / columns, squares = s.y - s.x * rest;
+#pragma unroll
+    for (int k = 0; k < PACKS; k++)
+#pragma unroll
+      for (int i = 0; i < N; i++) v[k][i] -= rest;
+    bool cancelled = s.x * rest > 8 * squares; /* also in a row of equal elements */
+    if (look == 1) return squares < 0 ? 0 : squares;
+    if (BLOCK ? !cancelled : !__any_sync(0xffffffffu, cancelled)) return squares;
+  }
+}
+
+enum {
+  FK_ROW_WARP_ELEMENTS = 32, /* that a lane keeps of a short row */
+  FK_ROW_MANY = 32,          /* and a thread of a long one */
+  FK_ROW_FEW_PACKS = 2       /* or as little as this, in blocks of up to 512 threads: then two blocks fit */
+};
+
+/* What a lane holds of a row before it is computed. */
+template <typename T, int PACKS>
+struct fk_norm_raw {
+  uint4 x[PACKS], second[PACKS];
+  T first; /* of the row */
+};
+
+template <typename Op, typename T, int PACKS>
+static __device__ __forceinline__ void fk_load_norm(const fk_norm_row<T> &r, const fk_lanes &l, int end,
+                                                    fk_norm_raw<T, PACKS> *raw) {
+  fk_load_row<T, PACKS>(r.x, l, end, raw->x);
+  if (Op::has_second) fk_load_row<T, PACKS>(r.second, l, end, raw->second);
+  if (Op::centred && end > 0) raw->first = r.x[0];
+}
+
+template <typename Op, typename T, int PACKS>
+static __device__ __forceinline__ void fk_norm_values(const fk_norm_raw<T, PACKS> &raw, float shift,
+                                                      float (&v)[PACKS][fk_pack<T>::size]) {
+  constexpr int N = fk_pack<T>::size;
+#pragma unroll
+  for (int k = 0; k < PACKS; k++) {
+    float second[N] = {};
+    fk_unpack<T>(raw.x[k], v[k]);
+    if (Op::has_second) fk_unpack<T>(raw.second[k], second);
+#pragma unroll
+    for (int i = 0; i < N; i++) v[k][i] = Op::template value<T>(v[k][i], second[i]) - shift;
+  }
+}
+
+/* The row as packs: lanes * PACKS of them are room enough. A group of lanes takes row after row, and the next one
+ * travels while this one is computed. */
+template <typename Op, typename T, int PACKS, bool BLOCK>
+static __global__ void __launch_bounds__(BLOCK ? 512 : 128,
+                                         BLOCK ? (PACKS > FK_ROW_FEW_PACKS || Op::has_second ? 1 : 2) : 4)
+    fk_norm_kept(const __grid_constant__ fk_norm_args<T> a, int log_lanes) {
+  constexpr int N = fk_pack<T>::size;
+  fk_lanes l = {BLOCK ? (int)threadIdx.x : (int)threadIdx.x & ((1 << log_lanes) - 1),
+                BLOCK ? (int)blockDim.x : 1 << log_lanes};
+  uint32_t rows = (uint32_t)a.rows, step = BLOCK ? gridDim.x : gridDim.x * blockDim.x >> log_lanes;
+  uint32_t index = BLOCK ? blockIdx.x : (blockIdx.x * blockDim.x + threadIdx.x) >> log_lanes;
+  float columns = (float)a.columns;
+  fk_norm_raw<T, PACKS> raw;
+  uint4 weight[PACKS];
+  fk_wait_previous();
+  fk_let_next_start();
+  fk_load_norm<Op, T, PACKS>(fk_norm_row_at<Op>(a, index < rows ? index : 0), l, index < rows ? (int)a.columns : 0,
+                             &raw);
+  if (a.weight && a.groups == 1) fk_load_row<T, PACKS>(a.weight, l, (int)a.columns, weight);
+  /* Lanes of a warp whose row does not exist go along while others have one. */
+  for (; BLOCK ? index < rows : __any_sync(0xffffffffu, index < rows); index += step) {
+    int end = index < rows ? (int)a.columns : 0;
+    float v[PACKS][N], scale = 0, shift = Op::centred ? fk_float(raw.first) : 0;
+    uint4 second[PACKS];
+    fk_norm_values<Op, T, PACKS>(raw, shift, v);
+#pragma unroll
+    for (int k = 0; k < PACKS; k++) second[k] = raw.second[k];
+    fk_norm_row<T> r = fk_norm_row_at<Op>(a, index < rows ? index : 0);
+    if (a.weight && a.groups > 1) fk_load_row<T, PACKS>(r.weight, l, end, weight);
+    uint32_t next = index + step < rows ? index + step : 0;
+    fk_load_norm<Op, T, PACKS>(fk_norm_row_at<Op>(a, next), l, next ? (int)a.columns : 0, &raw);
+    float squares;
+    if constexpr (Op::centred)
+      squares = fk_centre_kept<PACKS, N, BLOCK>(v, l, end, columns);
+    else
+      squares = fk_lanes_sum<BLOCK>(fk_sums_kept<PACKS, N>(v, l, end).y, l);
+    bool redo = end > 0 && !fk_norm_scale<Op>(squares, columns, (float)a.epsilon, &scale);
+    if (BLOCK ? redo : __any_sync(0xffffffffu, redo)) fk_norm_in_double<Op, T, BLOCK>(r, a.columns, a.epsilon, l, redo);
+    if (!redo) fk_store_norm<Op, T, PACKS>(r, v, second, weight, scale, l, end);
   }
 }
 
@@ -254,12 +337,6 @@ static __global__ void __launch_bounds__(512) fk_norm_any(const __grid_constant_
   }
 }
 
-enum {
-  FK_ROW_WARP_ELEMENTS = 32, /* that a lane keeps of a short row */
-  FK_ROW_FEW = 16,           /* and of a long one */
-  FK_ROW_MANY = 32
-};
-
 template <typename T>
 static inline bool fk_norm_packed(const fk_norm_args<T> &a) {
   int64_t at = a.groups > 1 ? a.columns : 0; /* what groups are apart */
@@ -269,25 +346,28 @@ static inline bool fk_norm_packed(const fk_norm_args<T> &a) {
 }
 
 template <typename Op, typename T>
-static fk_status fk_norm_launch(fk_context *ctx, const fk_norm_args<T> &a) {
+static fk_status fk_norm_launch(fk_context *ctx, fk_norm_args<T> a) {
   constexpr int N = fk_pack<T>::size;
   if (a.rows == 0 || a.columns == 0) return FK_OK;
   if (a.rows > INT32_MAX) return fk_fail(FK_ERROR_UNSUPPORTED, "cuda: %lld rows are too many", (long long)a.rows);
-  if (!fk_norm_packed(a) || a.columns > 1024 * FK_ROW_MANY)
+  a.per_row = fk_divide_by(a.groups);
+  if (!fk_norm_packed(a) || a.columns > 512 * FK_ROW_MANY)
     return fk_launch_early(ctx, fk_norm_any<Op, T>, dim3((unsigned)a.rows), dim3(a.columns > 512 ? 512 : 128), 0, a);
+  int64_t sms = fk_context_cuda(ctx)->num_sms;
   if (a.columns <= 32 * FK_ROW_WARP_ELEMENTS) {
     /* As few lanes as hold the row: then all of them have work. */
-    int lanes = 1;
-    while (lanes * FK_ROW_WARP_ELEMENTS < a.columns) lanes *= 2;
-    int threads = a.rows * lanes < 128 * 132 ? 64 : 128;
-    dim3 grid((unsigned)fk_ceil_div(a.rows, threads / lanes));
-    return fk_launch_early(ctx, fk_norm_kept<Op, T, FK_ROW_WARP_ELEMENTS / N, false>, grid, dim3((unsigned)threads), 0,
-                           a, lanes);
+    int log_lanes = 0;
+    while (FK_ROW_WARP_ELEMENTS << log_lanes < a.columns) log_lanes++;
+    int64_t blocks = fk_ceil_div(a.rows, 128 >> log_lanes), most = 4 * sms;
+    return fk_launch_early(ctx, fk_norm_kept<Op, T, FK_ROW_WARP_ELEMENTS / N, false>,
+                           dim3((unsigned)(blocks < most ? blocks : most)), dim3(128), 0, a, log_lanes);
   }
-  bool few = a.columns <= 1024 * FK_ROW_FEW;
-  int64_t threads = fk_ceil_div(a.columns, few ? FK_ROW_FEW : FK_ROW_MANY);
-  dim3 grid((unsigned)a.rows), block((unsigned)(fk_ceil_div(threads, 32) * 32));
-  if (few) return fk_launch_early(ctx, fk_norm_kept<Op, T, FK_ROW_FEW / N, true>, grid, block, 0, a, 0);
+  /* All blocks at once on the GPU, taking rows in turn. */
+  bool few = a.columns <= 512 * FK_ROW_FEW_PACKS * N;
+  int64_t threads = fk_ceil_div(fk_ceil_div(a.columns, few ? FK_ROW_FEW_PACKS * N : FK_ROW_MANY), 32) * 32;
+  int64_t most = sms * ((few && !Op::has_second ? 1024 : 512) / threads);
+  dim3 grid((unsigned)(a.rows < most ? a.rows : most)), block((unsigned)threads);
+  if (few) return fk_launch_early(ctx, fk_norm_kept<Op, T, FK_ROW_FEW_PACKS, true>, grid, block, 0, a, 0);
   return fk_launch_early(ctx, fk_norm_kept<Op, T, FK_ROW_MANY / N, true>, grid, block, 0, a, 0);
 }
 

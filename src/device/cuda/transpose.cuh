@@ -23,11 +23,11 @@ template <typename E>
 static __device__ __forceinline__ void fk_transpose_place(const fk_transpose &t, int64_t tile_rows,
                                                           int64_t tile_columns, const E **in, E **out, int64_t *row,
                                                           int64_t *column) {
-  int64_t tile = blockIdx.x, matrix = tile / (t.row_tiles * t.column_tiles);
-  tile -= matrix * t.row_tiles * t.column_tiles;
-  *row = tile / t.column_tiles * tile_rows;
-  *column = tile % t.column_tiles * tile_columns;
-  int64_t outer = matrix / t.inner, inner = matrix % t.inner;
+  uint32_t column_tiles = (uint32_t)t.column_tiles, tiles = (uint32_t)t.row_tiles * column_tiles;
+  uint32_t matrix = blockIdx.x / tiles, tile = blockIdx.x - matrix * tiles;
+  *row = tile / column_tiles * tile_rows;
+  *column = tile % column_tiles * tile_columns;
+  uint32_t outer = matrix / (uint32_t)t.inner, inner = matrix - outer * (uint32_t)t.inner;
   *in = (const E *)t.in + outer * t.in_outer + inner * t.in_inner;
   *out = (E *)t.out + outer * t.out_outer + inner * t.out_inner;
 }
