@@ -8,7 +8,7 @@
 #include "device/cuda/kernel.cuh"
 #include "tasks/dot_interaction.h"
 
-enum { WARPS = 4, THREADS = 32 * WARPS, CLASSES = 7, PER_CLASS = 4, SMALL = CLASSES * PER_CLASS };
+enum { WARPS = 4, THREADS = 32 * WARPS };
 
 typedef struct pair_job {
   const void *dense, *sparse;
@@ -64,13 +64,32 @@ static __device__ __forceinline__ void multiply(float c[4], uint32_t a0, uint32_
 }
 
 /* The tiles of rows [16 m, 16 m + 16) and columns [8 n, 8 n + 8) that meet the upper triangle: m 0 with n 0 to 3, then
- * m 1 with n 2 and 3. rows[i] holds row g + 8 i. */
+ * m 1 with n 2 and 3. Entry i of left and right holds row g + 8 i: low its first two numbers of a step, high two more.
+ */
 template <typename T>
-static __device__ __forceinline__ void multiply_tiles(float c[6][4], const uint32_t low[4], const uint32_t high[4]) {
+static __device__ __forceinline__ void multiply_tiles(float c[6][4], const uint32_t left_low[4],
+                                                      const uint32_t left_high[4], const uint32_t right_low[4],
+                                                      const uint32_t right_high[4]) {
 #pragma unroll
-  for (int n = 0; n < 4; n++) multiply<T>(c[n], low[0], low[1], high[0], high[1], low[n], high[n]);
+  for (int n = 0; n < 4; n++)
+    multiply<T>(c[n], left_low[0], left_low[1], left_high[0], left_high[1], right_low[n], right_high[n]);
 #pragma unroll
-  for (int n = 2; n < 4; n++) multiply<T>(c[n + 2], low[2], low[3], high[2], high[3], low[n], high[n]);
+  for (int n = 2; n < 4; n++)
+    multiply<T>(c[n + 2], left_low[2], left_low[3], left_high[2], left_high[3], right_low[n], right_high[n]);
+}
+
+/* Products of a warp's tiles to their places in a row of out. */
+template <typename T>
+static __device__ __forceinline__ void place_tiles(const pair_job &j, const float c[6][4], T *line) {
+  int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int tile = 0; tile < 6; tile++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      int m = tile < 4 ? 0 : 1, n = tile < 4 ? tile : tile - 2;
+      int i = 16 * m + g + 8 * (e / 2), other = 8 * n + 2 * t + e % 2;
+      if (i < other && other < j.vectors) line[pair_at(j, i, other)] = fk_from<T>(c[tile][e]);
+    }
 }
 
 template <typename T>
@@ -96,78 +115,98 @@ static __global__ void __launch_bounds__(THREADS, 4) pairs_mma(pair_job j) {
       for (int q = 0; q < 4; q++) {
         uint32_t low[4] = {x[q][0].x, x[q][1].x, x[q][2].x, x[q][3].x};
         uint32_t high[4] = {x[q][0].y, x[q][1].y, x[q][2].y, x[q][3].y};
-        multiply_tiles<T>(c, low, high);
+        multiply_tiles<T>(c, low, high, low, high);
         uint32_t low2[4] = {x[q][0].z, x[q][1].z, x[q][2].z, x[q][3].z};
         uint32_t high2[4] = {x[q][0].w, x[q][1].w, x[q][2].w, x[q][3].w};
-        multiply_tiles<T>(c, low2, high2);
+        multiply_tiles<T>(c, low2, high2, low2, high2);
       }
     }
     const T *dense = vector_at<T>(j, sample, 0);
     for (int i = lane; i < j.dim; i += 32) line[i] = dense[i];
-#pragma unroll
-    for (int tile = 0; tile < 6; tile++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-        int m = tile < 4 ? 0 : 1, n = tile < 4 ? tile : tile - 2;
-        int i = 16 * m + g + 8 * (e / 2), other = 8 * n + 2 * t + e % 2;
-        if (i < other && other < j.vectors) line[pair_at(j, i, other)] = fk_from<T>(c[tile][e]);
-      }
+    place_tiles(j, c, line);
   }
   __syncthreads();
   int64_t left = j.batch - first;
   write_rows(j, (const T *)room, first, (int)(left < WARPS ? left : WARPS));
 }
 
-static __device__ __forceinline__ void add_products(float c[PER_CLASS][PER_CLASS], const float *a, const float *b,
-                                                    int step) {
-  float4 x[PER_CLASS], y[PER_CLASS];
+/* Three parts of a row's four numbers: part p of the first two in low[p], of the others in high[p]. */
+typedef struct parts {
+  uint32_t low[3][4], high[3][4]; /* [part][row] */
+} parts;
+
+/* Cuts the upper halves of two numbers off, as two bfloat16; what is left of them is exact. */
+static __device__ __forceinline__ uint32_t cut(float *a, float *b) {
+  uint32_t x = __float_as_uint(*a), y = __float_as_uint(*b);
+  *a -= __uint_as_float(x & 0xffff0000u);
+  *b -= __uint_as_float(y & 0xffff0000u);
+  return __byte_perm(x, y, 0x7632);
+}
+
+/* Main has the products of first parts; rest what the others add. */
+static __device__ __forceinline__ void multiply_parts(float main[6][4], float rest[6][4], float4 x[4]) {
+  parts p;
 #pragma unroll
-  for (int p = 0; p < PER_CLASS; p++) x[p] = *(const float4 *)(a + p * step);
+  for (int i = 0; i < 4; i++)
 #pragma unroll
-  for (int p = 0; p < PER_CLASS; p++) y[p] = *(const float4 *)(b + p * step);
+    for (int part = 0; part < 3; part++) {
+      p.low[part][i] = cut(&x[i].x, &x[i].y);
+      p.high[part][i] = cut(&x[i].z, &x[i].w);
+    }
+  multiply_tiles<__nv_bfloat16>(main, p.low[0], p.high[0], p.low[0], p.high[0]);
 #pragma unroll
-  for (int p = 0; p < PER_CLASS; p++)
+  for (int sum = 2; sum >= 1; sum--) /* the smallest first */
 #pragma unroll
-    for (int q = 0; q < PER_CLASS; q++) {
-      c[p][q] = fmaf(x[p].x, y[q].x, c[p][q]);
-      c[p][q] = fmaf(x[p].y, y[q].y, c[p][q]);
-      c[p][q] = fmaf(x[p].z, y[q].z, c[p][q]);
-      c[p][q] = fmaf(x[p].w, y[q].w, c[p][q]);
+    for (int a = 0; a <= sum; a++)
+      multiply_tiles<__nv_bfloat16>(rest, p.low[a], p.high[a], p.low[sum - a], p.high[sum - a]);
+}
+
+/* A warp's sample, pair by pair. */
+static __device__ __noinline__ void pairs_slow(const pair_job &j, int64_t sample, float *line) {
+  for (int i = 0; i < j.vectors; i++)
+    for (int other = i + 1 + threadIdx.x % 32; other < j.vectors; other += 32) {
+      const float *x = vector_at<float>(j, sample, i), *y = vector_at<float>(j, sample, other);
+      float sum = 0;
+      for (int k = 0; k < j.dim; k++) sum = fmaf(x[k], y[k], sum);
+      line[pair_at(j, i, other)] = sum;
     }
 }
 
-/* A lane has two classes of vectors, equal modulo 7: neighbours in a class are 7 rows apart, so that lanes that read
- * different classes read different banks. */
-static __global__ void __launch_bounds__(THREADS) pairs_f32(pair_job j) {
+static __global__ void __launch_bounds__(THREADS, 4) pairs_f32(const __grid_constant__ pair_job j) {
   extern __shared__ uint4 room[];
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, pitch = j.dim + 4;
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   int64_t first = (int64_t)blockIdx.x * WARPS, sample = first + warp;
   float *line = (float *)room + warp * j.width;
-  float *mine = (float *)room + (WARPS * j.width + 3) / 4 * 4 + warp * SMALL * pitch;
   fk_wait_previous();
   if (sample < j.batch) {
-    for (int i = 0; i < SMALL; i++) {
-      const float *from = i < j.vectors ? vector_at<float>(j, sample, i) : NULL;
-      for (int k = lane * 4; k < j.dim; k += 128)
-        *(float4 *)(mine + i * pitch + k) = from ? *(const float4 *)(from + k) : make_float4(0, 0, 0, 0);
-    }
-    __syncwarp();
-    int a = 0, b = lane;
-    while (a < CLASSES && b >= CLASSES - a) b -= CLASSES - a, a++;
-    b += a;
-    if (a < CLASSES) {
-      float c[PER_CLASS][PER_CLASS] = {};
-      for (int k = 0; k < j.dim; k += 4) add_products(c, mine + a * pitch + k, mine + b * pitch + k, CLASSES * pitch);
+    float main[6][4] = {}, rest[6][4] = {};
+    const float *row[4];
 #pragma unroll
-      for (int p = 0; p < PER_CLASS; p++)
+    for (int i = 0; i < 4; i++) row[i] = g + 8 * i < j.vectors ? vector_at<float>(j, sample, g + 8 * i) : NULL;
+    for (int k = 4 * t; k - 4 * t < j.dim; k += 32) {
+      float4 x[2][4];
 #pragma unroll
-        for (int q = 0; q < PER_CLASS; q++) {
-          int i = a + CLASSES * p, o = b + CLASSES * q, low = i < o ? i : o, high = i < o ? o : i;
-          /* Of a class with itself, each pair comes twice: the same number. */
-          if (low < high && high < j.vectors && (a != b || p < q)) line[pair_at(j, low, high)] = c[p][q];
-        }
+      for (int q = 0; q < 2; q++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          x[q][i] = row[i] && k + 16 * q < j.dim ? *(const float4 *)(row[i] + k + 16 * q) : make_float4(0, 0, 0, 0);
+#pragma unroll
+      for (int q = 0; q < 2; q++) multiply_parts(main, rest, x[q]);
     }
-    for (int i = lane; i < j.dim; i += 32) line[i] = mine[i];
+    const float *dense = vector_at<float>(j, sample, 0);
+    for (int i = lane; i < j.dim; i += 32) line[i] = dense[i];
+    bool lost = false;
+#pragma unroll
+    for (int tile = 0; tile < 6; tile++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        main[tile][e] += rest[tile][e];
+        lost = lost || isnan(main[tile][e]);
+      }
+    if (__any_sync(0xffffffffu, lost))
+      pairs_slow(j, sample, line);
+    else
+      place_tiles(j, main, line);
   }
   __syncthreads();
   int64_t left = j.batch - first;
@@ -197,13 +236,11 @@ static fk_status launch(fk_context *ctx, const pair_job &j) {
                fk_packs<T>(j.sparse, j.feature_stride, j.dim);
   size_t lines = fk_ceil_div((int64_t)sizeof(T) * WARPS * j.width, 16) * 16;
   dim3 grid((unsigned)fk_ceil_div(j.batch, WARPS)), block(THREADS);
-  if constexpr (sizeof(T) == 2) {
-    if (packs && j.vectors <= 32 && lines <= 48 * 1024)
+  if (packs && j.vectors <= 32 && lines <= 48 * 1024) {
+    if constexpr (sizeof(T) == 2)
       return fk_launch_early(ctx, pairs_mma<T>, grid, block, lines, j);
-  } else {
-    size_t bytes = lines + sizeof(float) * WARPS * SMALL * (size_t)(j.dim + 4);
-    if (packs && j.vectors <= SMALL && bytes <= 96 * 1024)
-      return fk_launch_early(ctx, pairs_f32, grid, block, bytes, j);
+    else
+      return fk_launch_early(ctx, pairs_f32, grid, block, lines, j);
   }
   return fk_launch_early(ctx, pairs_any<T>, dim3((unsigned)j.batch), block, 0, j);
 }
