@@ -16,17 +16,23 @@ typedef struct conv_job {
   int out_height, out_width, out_channels;
   int kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
   int groups, channels, features; /* channels and features: of a group */
+  int joined;                     /* columns of the kernel that count as one with more channels (conv_joined) */
   int64_t pixels;                 /* of out, all images */
 } conv_job;
 
-/* Everything, in float32 arithmetic. */
+/* Where windows do not overlap within a row of pixels, the pixels under a row of the kernel are one run of memory: the
+ * same convolution with a kernel of one column and that many more channels. j itself where it is not so. */
+conv_job conv_joined(const conv_job &j);
+
+/* Everything, in float32 arithmetic; of jobs that are not joined. */
 fk_status conv_direct(fk_context *ctx, fk_type type, const conv_job &j);
 
 /* One input and one output channel per group. */
 fk_status conv_depthwise(fk_context *ctx, fk_type type, const conv_job &j);
 
 /* Weights with their channels last, in scratch unless they are so already: [out_channels][pitch], a row being
- * [channels / chunk][taps][chunk] and then zeros. chunk divides channels; channels itself for plain channels last. */
+ * [channels / chunk][taps][chunk] and then zeros. chunk divides channels; channels itself for plain channels last, and
+ * always where columns are joined. */
 bool conv_can_pack(const conv_job &j);
 fk_status conv_pack(fk_context *ctx, fk_type type, const conv_job &j, int chunk, int64_t pitch, const void **packed);
 

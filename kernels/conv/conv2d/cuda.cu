@@ -42,6 +42,7 @@ static conv_job job_of(const fk_conv2d_args *a) {
   j.dilation_w = (int)a->dilation_w;
   j.groups = (int)a->groups;
   j.features = j.out_channels / j.groups;
+  j.joined = 1;
   j.pixels = (int64_t)j.batch * j.out_height * j.out_width;
   return j;
 }
@@ -79,8 +80,9 @@ typedef struct conv_call {
 
 static fk_status own(fk_context *ctx, const void *self) {
   const conv_call *c = (const conv_call *)self;
-  if (conv_can_wgmma(fk_context_cuda(ctx), c->type, c->job)) return conv_wgmma(ctx, c->type, c->job);
-  if (conv_can_mma(c->type, c->job)) return conv_mma(ctx, c->type, c->job);
+  const conv_job joined = conv_joined(c->job);
+  if (conv_can_wgmma(fk_context_cuda(ctx), c->type, joined)) return conv_wgmma(ctx, c->type, joined);
+  if (conv_can_mma(c->type, joined)) return conv_mma(ctx, c->type, joined);
   return conv_direct(ctx, c->type, c->job);
 }
 

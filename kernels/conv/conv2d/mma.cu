@@ -19,6 +19,11 @@ static __device__ __forceinline__ void copy_piece(uint32_t to, const void *from,
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
+static __device__ __forceinline__ void copy_half_piece(uint32_t to, const void *from, bool given) {
+  int bytes = given ? 8 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+
 static __device__ __forceinline__ uint32_t piece_address(uint32_t tile, int row, int piece) {
   return tile + row * (BK * 2) + ((piece ^ (row >> 1 & 3)) << 4);
 }
@@ -84,18 +89,26 @@ static __device__ __forceinline__ const uint16_t *element_at(const conv_job &j, 
   return seen ? g.image[i] + y * j.x_row + x * j.x_pixel + channel : NULL;
 }
 
-template <bool WHOLE>
+/* GRAIN: elements that never straddle two taps. */
+template <int GRAIN>
 static __device__ __forceinline__ void fill_left(const conv_job &j, gather *g, uint32_t tile) {
   int piece = threadIdx.x % PIECES;
 #pragma unroll
   for (int i = 0; i < A_ROWS; i++) {
     uint32_t to = piece_address(tile, threadIdx.x / PIECES + i * (THREADS / PIECES), piece);
-    if constexpr (WHOLE) {
-      const uint16_t *from = element_at(j, *g, i, g->channel, g->ky, g->kx);
+    int channel = g->channel, ky = g->ky, kx = g->kx;
+    if constexpr (GRAIN == 8) {
+      const uint16_t *from = element_at(j, *g, i, channel, ky, kx);
       copy_piece(to, from ? from : j.x, from != NULL);
+    } else if constexpr (GRAIN == 4) {
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const uint16_t *from = element_at(j, *g, i, channel, ky, kx);
+        copy_half_piece(to + 8 * half, from ? from : j.x, from != NULL);
+        advance(j, 4, &channel, &ky, &kx);
+      }
     } else {
       uint32_t word[4] = {0, 0, 0, 0};
-      int channel = g->channel, ky = g->ky, kx = g->kx;
 #pragma unroll
       for (int e = 0; e < 8; e++) {
         const uint16_t *from = element_at(j, *g, i, channel, ky, kx);
@@ -176,7 +189,7 @@ static __device__ __forceinline__ void store_tile(const conv_job &j, T *staged, 
   }
 }
 
-template <typename T, int BN, bool WHOLE>
+template <typename T, int BN, int GRAIN>
 static __global__ void __launch_bounds__(THREADS, 2)
     windows_mma(conv_job j, const T *weight, int64_t pitch, int64_t pixel_tiles, int feature_tiles, bool packs) {
   extern __shared__ uint4 room[];
@@ -197,7 +210,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
   for (int s = 0; s < STAGES - 1; s++) {
     if (s < steps) {
-      fill_left<WHOLE>(j, &g, base + s * STAGE);
+      fill_left<GRAIN>(j, &g, base + s * STAGE);
       fill_right<BN>(right, pitch, features, (int64_t)s * BK, base + s * STAGE + BM * BK * 2);
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -209,7 +222,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
     int next = s + STAGES - 1;
     if (next < steps) { /* into the stage that everyone has left before this barrier */
       uint32_t to = base + next % STAGES * STAGE;
-      fill_left<WHOLE>(j, &g, to);
+      fill_left<GRAIN>(j, &g, to);
       fill_right<BN>(right, pitch, features, (int64_t)next * BK, to + BM * BK * 2);
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -229,13 +242,14 @@ static fk_status launch(fk_context *ctx, fk_type type, const conv_job &j) {
     return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: %lld tiles; expected fewer than 2^31", (long long)blocks);
   const void *weight;
   FK_TRY(conv_pack(ctx, type, j, j.channels, pitch, &weight));
-  bool whole = j.channels % 8 == 0 && fk_packs<T>(j.x, j.x_batch, 0) && fk_packs<T>(j.x, j.x_row, 0) &&
-               fk_packs<T>(j.x, j.x_pixel, 0);
+  int64_t together = j.channels | j.x_batch | j.x_row | j.x_pixel;
+  int grain = together % 8 == 0 && (uintptr_t)j.x % 16 == 0 ? 8 : together % 4 == 0 && (uintptr_t)j.x % 8 == 0 ? 4 : 1;
   bool packs = j.features % 8 == 0 && fk_packs<T>(j.out, j.out_batch, 0) && fk_packs<T>(j.out, j.out_row, 0) &&
                fk_packs<T>(j.out, j.out_pixel, 0);
   size_t bytes = (size_t)STAGES * (BM + BN) * BK * 2;
-  return fk_launch_early(ctx, whole ? windows_mma<T, BN, true> : windows_mma<T, BN, false>, dim3((unsigned)blocks),
-                         dim3(THREADS), bytes, j, (const T *)weight, pitch, pixel_tiles, (int)feature_tiles, packs);
+  auto kernel = grain == 8 ? windows_mma<T, BN, 8> : grain == 4 ? windows_mma<T, BN, 4> : windows_mma<T, BN, 1>;
+  return fk_launch_early(ctx, kernel, dim3((unsigned)blocks), dim3(THREADS), bytes, j, (const T *)weight, pitch,
+                         pixel_tiles, (int)feature_tiles, packs);
 }
 
 /* Groups of few channels would leave most of a tile empty. The weights must be readable in 16 bytes, packed or not. */

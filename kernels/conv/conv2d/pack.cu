@@ -37,13 +37,26 @@ static __global__ void __launch_bounds__(THREADS)
   for (int64_t i = depth + threadIdx.x; i < pitch; i += THREADS) to[i] = fk_from<T>(0);
 }
 
+conv_job conv_joined(const conv_job &j) {
+  conv_job joined = j;
+  bool apart = j.kernel_w > 1 && j.stride_w == j.kernel_w && j.padding_w == 0 && j.dilation_w == 1 && j.groups == 1 &&
+               j.x_pixel == j.in_channels && (int64_t)j.kernel_w * j.in_channels < INT32_MAX;
+  if (!apart) return j;
+  joined.joined = j.kernel_w;
+  joined.width = j.out_width;
+  joined.kernel_w = joined.stride_w = 1;
+  joined.in_channels = joined.channels = j.kernel_w * j.in_channels;
+  joined.x_pixel = joined.in_channels;
+  return joined;
+}
+
 bool conv_can_pack(const conv_job &j) {
-  return (int64_t)j.kernel_h * j.kernel_w <= ROOM;
+  return (int64_t)j.kernel_h * j.kernel_w * j.joined <= ROOM;
 }
 
 fk_status conv_pack(fk_context *ctx, fk_type type, const conv_job &j, int chunk, int64_t pitch, const void **packed) {
-  int taps = j.kernel_h * j.kernel_w;
-  int64_t depth = (int64_t)taps * j.channels;
+  int taps = j.kernel_h * j.kernel_w * j.joined, channels = j.channels / j.joined;
+  int64_t depth = (int64_t)taps * channels;
   *packed = j.weight;
   if (taps == 1 && pitch == depth) return FK_OK;
   void *to = fk_scratch(ctx, (size_t)(j.out_channels * pitch * (int64_t)(fk_type_bits(type) / 8)));
@@ -51,5 +64,5 @@ fk_status conv_pack(fk_context *ctx, fk_type type, const conv_job &j, int chunk,
   *packed = to;
   FK_FLOAT_DISPATCH(type, T,
                     return fk_launch_early(ctx, channels_last<T>, dim3((unsigned)j.out_channels), dim3(THREADS), 0,
-                                           (const T *)j.weight, (T *)to, j.channels, chunk, taps, pitch));
+                                           (const T *)j.weight, (T *)to, channels, chunk / j.joined, taps, pitch));
 }

@@ -216,7 +216,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
            empty = full + 8 * STAGES;
   int64_t depth = (int64_t)j.channels * j.kernel_h * j.kernel_w;
   int steps = (int)((depth + BK - 1) / BK);
-  const bool taps_first = j.channels % BK == 0;
+  const bool taps_first = j.channels % BK == 0 && j.joined == 1;
   if (threadIdx.x == 0)
     for (int s = 0; s < STAGES; s++) {
       barrier_begin(full + 8 * s, FETCHERS);
@@ -299,7 +299,7 @@ static int columns_of(const conv_job &j, int64_t sms) {
 
 /* Channels whose taps lie together. */
 static int chunk_of(const conv_job &j) {
-  return j.channels % BK == 0 ? BK : j.channels;
+  return j.channels % BK == 0 && j.joined == 1 ? BK : j.channels;
 }
 
 template <typename T>
