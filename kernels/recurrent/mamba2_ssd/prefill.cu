@@ -13,26 +13,10 @@
  *
  * Where something is not finite, a product in a chunk spreads it to tokens that it does not concern: the block then
  * goes through its sequence once more, token by token. The state in memory is as it was until the end. */
-#include "prefill.cuh"
+#include <stdlib.h>
+
 #include "prefill.h"
-
-enum { CHUNK = 128, DIM = 64, WARPS = 8, THREADS = 32 * WARPS };
-
-/* What the time steps of a chunk say, totals in powers of two. */
-typedef struct chunk_steps {
-  float before[CHUNK]; /* decay from the state before to each token: 2^before */
-  float from[CHUNK];   /* 2^(before[t] - from[s]) is dt_s times the decay from s to t */
-  float after[CHUNK];  /* dt times the decay from each token to the last, times scale */
-  float decay, scale;  /* of the whole chunk; scale keeps `after` in the range of float16 */
-} chunk_steps;
-
-template <int N>
-struct layout {
-  static constexpr int X = CHUNK * DIM * 2, BC = CHUNK * N * 2, STAGE = X + 2 * BC, H = DIM * N * 2;
-  static constexpr int shared(int stages) {
-    return stages * STAGE + 2 * H + 2 * (int)sizeof(chunk_steps);
-  }
-};
+#include "prefill_sm90.cuh"
 
 /* What a block computes: rows [row, row + DIM) of a head. */
 typedef struct block_work {
@@ -59,12 +43,14 @@ static __device__ __forceinline__ int long_sequence(const ssd_job &j, int k, int
 /* Tokens [first, first + count) of one matrix, COLUMNS elements each, into a tile; what lies beyond count is zero. */
 template <typename T, int COLUMNS>
 static __device__ __forceinline__ void fetch_rows(uint32_t tile, const T *from, int64_t stride, int count) {
-  constexpr int PIECES = COLUMNS / 8;
+  constexpr int PIECES = COLUMNS / 8, STEP = THREADS / PIECES; /* a multiple of 8: pieces stay where they are in rows */
+  int first = threadIdx.x / PIECES, piece = threadIdx.x % PIECES;
+  const T *mine = from + first * stride + piece * 8;
+  tile += at_piece<CHUNK>(first, piece);
 #pragma unroll
-  for (int i = 0; i < CHUNK * PIECES / THREADS; i++) {
-    int index = i * THREADS + (int)threadIdx.x, row = index / PIECES, piece = index % PIECES;
-    bool exists = row < count;
-    copy_piece(at_piece<COLUMNS>(tile, row, piece), from + (exists ? row : 0) * stride + piece * 8, exists);
+  for (int i = 0; i < CHUNK / STEP; i++) {
+    bool exists = first + i * STEP < count;
+    copy_piece(tile + i * STEP * 128, exists ? mine + i * STEP * stride : from, exists);
   }
 }
 
@@ -145,7 +131,7 @@ static __device__ __forceinline__ void weigh(const uint32_t (&c)[N / 16][4], uin
 #pragma unroll
     for (int n = 0; n < 2; n++) {
       uint32_t b[4];
-      load_right<N>(b, b_tile, s + n * 16, k * 16, lane);
+      load_right<CHUNK>(b, b_tile, s + n * 16, k * 16, lane);
       multiply<T>(score[2 * n], c[k], b[0], b[1]);
       multiply<T>(score[2 * n + 1], c[k], b[2], b[3]);
     }
@@ -169,7 +155,7 @@ static __device__ __forceinline__ void compute_outputs(uint32_t stage, uint32_t 
                                                        int lane, float (&y)[DIM / 8][4]) {
   uint32_t b_tile = stage + layout<N>::X, c_tile = b_tile + layout<N>::BC, c[N / 16][4];
 #pragma unroll
-  for (int k = 0; k < N / 16; k++) load_left<N>(c[k], c_tile, t, k * 16, lane);
+  for (int k = 0; k < N / 16; k++) load_left<CHUNK>(c[k], c_tile, t, k * 16, lane);
 #pragma unroll
   for (int n = 0; n < DIM / 8; n++) y[n][0] = y[n][1] = y[n][2] = y[n][3] = 0;
 #pragma unroll
@@ -177,7 +163,7 @@ static __device__ __forceinline__ void compute_outputs(uint32_t stage, uint32_t 
 #pragma unroll
     for (int n = 0; n < DIM / 16; n++) {
       uint32_t h[4];
-      load_right<N>(h, h_tile, n * 16, k * 16, lane);
+      load_right<DIM>(h, h_tile, n * 16, k * 16, lane);
       multiply<T>(y[2 * n], c[k], h[0], h[1]);
       multiply<T>(y[2 * n + 1], c[k], h[2], h[3]);
     }
@@ -195,7 +181,7 @@ static __device__ __forceinline__ void compute_outputs(uint32_t stage, uint32_t 
 #pragma unroll
       for (int n = 0; n < DIM / 16; n++) {
         uint32_t x[4];
-        load_right_turned<DIM>(x, stage, n * 16, s + k * 16, lane);
+        load_right_turned<CHUNK>(x, stage, n * 16, s + k * 16, lane);
         multiply<T>(y[2 * n], left[k], x[0], x[1]);
         multiply<T>(y[2 * n + 1], left[k], x[2], x[3]);
       }
@@ -213,21 +199,19 @@ static __device__ __forceinline__ float store_outputs(const ssd_job &j, const bl
   for (int n = 0; n < DIM / 8; n++)
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      int row = t + lane / 4 + 8 * i, piece = (n ^ (row & 7)) * 16 + lane % 4 * 4;
+      uint32_t at = at_piece<CHUNK>(t + lane / 4 + 8 * i, n) + lane % 4 * 4;
       float low = y[n][2 * i], high = y[n][2 * i + 1];
-      if (j.D) {
-        float2 x = unpack_two<T>(*(const uint32_t *)(stage + row * (DIM * 2) + piece));
-        low = fmaf(skip, x.x, low), high = fmaf(skip, x.y, high);
-      }
+      float2 x = unpack_two<T>(*(const uint32_t *)(stage + at));
+      low = fmaf(skip, x.x, low), high = fmaf(skip, x.y, high);
       nothing = fmaf(low, 0, fmaf(high, 0, nothing));
-      *(uint32_t *)(c_tile + row * (N * 2) + piece) = pack_two<T>(low, high);
+      *(uint32_t *)(c_tile + at) = pack_two<T>(low, high);
     }
   __syncwarp();
   T *out = (T *)j.out + w.head * j.out_head + w.row + lane % 8 * 8;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     int row = t + i * 4 + lane / 8;
-    uint4 v = *(const uint4 *)(c_tile + row * (N * 2) + ((lane % 8) ^ (row & 7)) * 16);
+    uint4 v = *(const uint4 *)(c_tile + at_piece<CHUNK>(row, lane % 8));
     if (start + row < w.q.tokens) *(uint4 *)(out + (w.q.first + start + row) * j.out_token) = v;
   }
   return nothing;
@@ -235,13 +219,16 @@ static __device__ __forceinline__ float store_outputs(const ssd_job &j, const bl
 
 /* ---- State: warp w has rows 16 (w % 4) on, columns N / 2 (w / 4) on ------------------------------------------ */
 
-template <typename T>
-static __device__ __forceinline__ void scale_two(uint32_t packed, float2 by, uint32_t *coarse, uint32_t *fine) {
-  float2 v = unpack_two<T>(packed);
-  v.x *= by.x, v.y *= by.y;
-  *coarse = pack_two<T>(v.x, v.y);
-  float2 c = unpack_two<T>(*coarse);
-  *fine = pack_two<T>(v.x - c.x, v.y - c.y);
+/* Takes back what kept the factors in the range of float16. */
+template <typename T, int N>
+static __device__ __forceinline__ void unscale(const chunk_steps *steps, float (&h)[N / 16][4]) {
+  if constexpr (std::is_same<T, __half>::value) {
+    float back = 1 / steps->scale;
+#pragma unroll
+    for (int n = 0; n < N / 16; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) h[n][i] *= back;
+  }
 }
 
 template <typename T, int N>
@@ -256,7 +243,7 @@ static __device__ __forceinline__ void advance_state(uint32_t stage, const chunk
 #pragma unroll 2
   for (int k = 0; k < tokens; k += 16) {
     uint32_t x[4], coarse[4], fine[4];
-    load_left_turned<DIM>(x, stage, row, k, lane);
+    load_left_turned<CHUNK>(x, stage, row, k, lane);
     float2 by[2] = {*(const float2 *)&steps->after[k + lane % 4 * 2],
                     *(const float2 *)&steps->after[k + 8 + lane % 4 * 2]};
 #pragma unroll
@@ -264,20 +251,14 @@ static __device__ __forceinline__ void advance_state(uint32_t stage, const chunk
 #pragma unroll
     for (int n = 0; n < N / 32; n++) {
       uint32_t b[4];
-      load_right_turned<N>(b, stage + layout<N>::X, column + n * 16, k, lane);
+      load_right_turned<CHUNK>(b, stage + layout<N>::X, column + n * 16, k, lane);
       multiply<T>(h[2 * n], coarse, b[0], b[1]);
       multiply<T>(h[2 * n + 1], coarse, b[2], b[3]);
       multiply<T>(h[2 * n], fine, b[0], b[1]);
       multiply<T>(h[2 * n + 1], fine, b[2], b[3]);
     }
   }
-  if constexpr (std::is_same<T, __half>::value) {
-    float back = 1 / steps->scale;
-#pragma unroll
-    for (int n = 0; n < N / 16; n++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) h[n][i] *= back;
-  }
+  unscale<T, N>(steps, h);
 }
 
 /* The state as a factor, into a tile [row][column]; yields 0, or NaN when it is not finite. */
@@ -291,8 +272,7 @@ static __device__ __forceinline__ float share_state(char *h_tile, int lane, cons
     for (int i = 0; i < 2; i++) {
       int row = warp % 4 * 16 + lane / 4 + 8 * i, piece = warp / 4 * (N / 16) + n;
       nothing = fmaf(h[n][2 * i], 0, fmaf(h[n][2 * i + 1], 0, nothing));
-      *(uint32_t *)(h_tile + row * (N * 2) + ((piece ^ (row & 7)) << 4) + lane % 4 * 4) =
-          pack_two<T>(h[n][2 * i], h[n][2 * i + 1]);
+      *(uint32_t *)(h_tile + at_piece<DIM>(row, piece) + lane % 4 * 4) = pack_two<T>(h[n][2 * i], h[n][2 * i + 1]);
     }
   return nothing;
 }
@@ -306,16 +286,62 @@ static __device__ __forceinline__ float *state_at(const ssd_job &j, const block_
 
 /* ---- The kernel ------------------------------------------------------------------------------------------- */
 
-/* Goes through all chunks; false when something was not finite, and then the state in memory is untouched. */
+/* Everything that a warp does with a chunk; yields 0, or NaN when something is not finite. */
+typedef struct chunk_place {
+  char *shared;
+  uint32_t base;            /* of shared */
+  int stage, h_now, h_next; /* offsets */
+  int start;                /* its first token */
+  bool more;                /* another chunk follows */
+  chunk_steps *now, *next;
+} chunk_place;
+
 template <typename T, int N>
+static __device__ __forceinline__ float one_chunk(const ssd_job &j, const block_work &w, const chunk_place &p,
+                                                  float skip, int lane, float (&h)[N / 16][4]) {
+  int warp = threadIdx.x / 32, tile = warp < 4 ? warp : 11 - warp, left = min(w.q.tokens - p.start, (int)CHUNK);
+  float nothing = 0;
+  T raw[4];
+  if (p.more && warp == 0) fetch_steps<T>(j, w, p.start + CHUNK, raw);
+  if (tile * 16 < left) {
+    float y[DIM / 8][4];
+    compute_outputs<T, N>(p.base + p.stage, p.base + p.h_now, p.now, tile * 16, lane, y);
+    nothing = store_outputs<T, N>(j, w, p.shared + p.stage, p.start, tile * 16, skip, lane, y);
+  }
+  if (p.more && warp == 0) make_steps<T>(j, w, p.start + CHUNK, raw, p.next);
+  advance_state<T, N>(p.base + p.stage, p.now, left, lane, h);
+  return nothing + share_state<T, N>(p.shared + p.h_next, lane, h);
+}
+
+#if __CUDA_ARCH_FEAT_SM90_ALL
+/* The same for a warp of warpgroup GROUP. */
+template <typename T, int GROUP>
+static __device__ __forceinline__ float one_chunk_sm90(const ssd_job &j, const block_work &w, const chunk_place &p,
+                                                       float skip, int lane, float (&h)[8][4]) {
+  int warp = threadIdx.x / 32;
+  float y[8][4];
+  T raw[4];
+  if (GROUP == 0 && p.more && warp == 0) fetch_steps<T>(j, w, p.start + CHUNK, raw);
+  compute_chunk<T, GROUP>(p.base + p.stage, p.base + p.h_now, p.now, lane, h, y);
+  float nothing = store_outputs<T, 128>(j, w, p.shared + p.stage, p.start, warp * 16, skip, lane, y);
+  if (GROUP == 0 && p.more && warp == 0) make_steps<T>(j, w, p.start + CHUNK, raw, p.next);
+  wait_products<0>();
+  settle(h);
+  unscale<T, 128>(p.now, h);
+  return nothing + share_state<T, 128>(p.shared + p.h_next, lane, h);
+}
+#endif
+
+/* Goes through all chunks; false when something was not finite, and then the state in memory is untouched. */
+template <typename T, int N, bool SM90>
 static __device__ __forceinline__ bool scan_chunks(const ssd_job &j, const block_work &w, int stages, char *shared) {
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tile = warp < 4 ? warp : 11 - warp;
-  uint32_t base = (uint32_t)__cvta_generic_to_shared(shared);
-  char *h_tiles = shared + stages * layout<N>::STAGE;
-  chunk_steps *steps = (chunk_steps *)(h_tiles + 2 * layout<N>::H);
-  float h[N / 16][4], nothing, skip = j.D ? fk_float(((const T *)j.D)[w.head]) : 0;
+  int warp = __shfl_sync(0xffffffffu, (int)threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+  chunk_place p = {shared, (uint32_t)__cvta_generic_to_shared(shared)};
+  int h_tiles = stages * layout<N>::STAGE;
+  chunk_steps *steps = (chunk_steps *)(shared + h_tiles + 2 * layout<N>::H);
+  float h[N / 16][4], skip = j.D ? fk_float(((const T *)j.D)[w.head]) : 0;
   float *state = state_at<N>(j, w, lane);
-  fetch_chunk<T, N>(j, w, 0, base);
+  fetch_chunk<T, N>(j, w, 0, p.base);
 #pragma unroll
   for (int n = 0; n < N / 16; n++)
 #pragma unroll
@@ -323,32 +349,34 @@ static __device__ __forceinline__ bool scan_chunks(const ssd_job &j, const block
       float2 v = w.q.has_initial_state ? *(const float2 *)(state + n * 8 + i * 8 * N) : make_float2(0, 0);
       h[n][2 * i] = v.x, h[n][2 * i + 1] = v.y;
     }
-  nothing = share_state<T, N>(h_tiles, lane, h);
-  T raw[4];
+  float nothing = share_state<T, N>(shared + h_tiles, lane, h);
   if (warp == 0) {
+    T raw[4];
     fetch_steps<T>(j, w, 0, raw);
     make_steps<T>(j, w, 0, raw, &steps[0]);
   }
-  for (int start = 0, turn = 0; start < w.q.tokens; start += CHUNK, turn ^= 1) {
-    if (stages == 1 && start > 0) {
+  for (int turn = 0; p.start < w.q.tokens; p.start += CHUNK, turn ^= 1) {
+    if (stages == 1 && p.start > 0) {
       __syncthreads();
-      fetch_chunk<T, N>(j, w, start, base);
+      fetch_chunk<T, N>(j, w, p.start, p.base);
     }
     wait_for_copies();
+    if (SM90) show_to_products();
     if (__syncthreads_or(nothing != 0)) return false;
-    bool more = start + CHUNK < w.q.tokens;
-    int stage = stages == 1 ? 0 : turn * layout<N>::STAGE, left = min(w.q.tokens - start, (int)CHUNK);
-    if (more && stages == 2) fetch_chunk<T, N>(j, w, start + CHUNK, base + (turn ^ 1) * layout<N>::STAGE);
-    if (more && warp == 0) fetch_steps<T>(j, w, start + CHUNK, raw);
-    if (tile * 16 < left) {
-      float y[DIM / 8][4];
-      uint32_t h_tile = base + stages * layout<N>::STAGE + turn * layout<N>::H;
-      compute_outputs<T, N>(base + stage, h_tile, &steps[turn], tile * 16, lane, y);
-      nothing += store_outputs<T, N>(j, w, shared + stage, start, tile * 16, skip, lane, y);
+    p.more = p.start + CHUNK < w.q.tokens;
+    p.stage = stages == 1 ? 0 : turn * layout<N>::STAGE;
+    p.h_now = h_tiles + turn * layout<N>::H, p.h_next = h_tiles + (turn ^ 1) * layout<N>::H;
+    p.now = &steps[turn], p.next = &steps[turn ^ 1];
+    if (p.more && stages == 2) fetch_chunk<T, N>(j, w, p.start + CHUNK, p.base + (turn ^ 1) * layout<N>::STAGE);
+#if __CUDA_ARCH_FEAT_SM90_ALL
+    if constexpr (SM90) {
+      if (warp < 4)
+        nothing = one_chunk_sm90<T, 0>(j, w, p, skip, lane, h);
+      else
+        nothing = one_chunk_sm90<T, 1>(j, w, p, skip, lane, h);
     }
-    if (more && warp == 0) make_steps<T>(j, w, start + CHUNK, raw, &steps[turn ^ 1]);
-    advance_state<T, N>(base + stage, &steps[turn], left, lane, h);
-    nothing += share_state<T, N>(h_tiles + (turn ^ 1) * layout<N>::H, lane, h);
+#endif
+    if constexpr (!SM90) nothing = one_chunk<T, N>(j, w, p, skip, lane, h);
   }
   if (__syncthreads_or(nothing != 0)) return false;
 #pragma unroll
@@ -358,10 +386,11 @@ static __device__ __forceinline__ bool scan_chunks(const ssd_job &j, const block
   return true;
 }
 
-template <typename T, int N>
+template <typename T, int N, bool SM90>
 static __global__ void __launch_bounds__(THREADS, 1)
     ssd_chunks(const __grid_constant__ ssd_job j, int shortest, bool every, int stages) {
-  extern __shared__ __align__(128) char shared[];
+  extern __shared__ char raw_shared[];
+  char *shared = raw_shared + (1024 - __cvta_generic_to_shared(raw_shared) % 1024) % 1024;
   constexpr int LANES = N / 4, LANE_ROWS = 32 / LANES * 8;
   fk_wait_previous();
   fk_let_next_start();
@@ -373,7 +402,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
   w.row = index % parts * DIM;
   if (shortest == 0 && index == 0 && threadIdx.x == 0) check_sequence(j, b);
   if (!sequence_at(j, b, &w.q) || w.q.tokens <= shortest) return;
-  if (scan_chunks<T, N>(j, w, stages, shared)) return;
+  if (scan_chunks<T, N, SM90>(j, w, stages, shared)) return;
   int row = threadIdx.x / 32 * LANE_ROWS;
   if (row < DIM) scan_rows<T, LANES, 1, true>(j, w.q, w.head, w.row + row + threadIdx.x % 32 / LANES * 8);
 }
@@ -403,7 +432,10 @@ static fk_status launch(fk_context *ctx, const ssd_job *j, int shortest) {
                    j->heads);
   dim3 grid((unsigned)blocks), block(THREADS);
   size_t shared = (size_t)(j->size == 64 ? layout<64>::shared(stages) : layout<128>::shared(stages));
-  void (*kernel)(ssd_job, int, bool, int) = j->size == 64 ? ssd_chunks<T, 64> : ssd_chunks<T, 128>;
+  void (*kernel)(ssd_job, int, bool, int) = j->size == 64 ? ssd_chunks<T, 64, false> : ssd_chunks<T, 128, false>;
+  if (j->size == 128 && fk_context_cuda(ctx)->compute_capability == 90 && getenv("FK_TRY") &&
+      atoi(getenv("FK_TRY")) == 1)
+    kernel = ssd_chunks<T, 128, true>;
   return fk_launch_early(ctx, kernel, grid, block, shared, *j, shortest, seqs == j->num_seqs, stages);
 }
 

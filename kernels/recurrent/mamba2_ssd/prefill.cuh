@@ -1,15 +1,34 @@
-/* Tensor-core pieces of prefill.cu: fragments of 16-bit tiles in shared memory.
+/* What prefill.cu is made of: 16-bit tiles in shared memory, and the products of the tensor cores.
  *
- * A tile is rows of 64 or 128 elements; the 16-byte piece p of row r lies at p ^ (r % 8), so that eight rows of one
- * column, or eight columns of one row, come from different banks. */
+ * A tile is one or two slabs of 64 columns, each [ROWS][64]: 128 bytes a row, whose 16-byte piece p lies at
+ * p ^ (row % 8). So eight rows of one column, or eight columns of one row, come from different banks, and the
+ * instructions of compute capability 9.0 can read it too. */
 #pragma once
 
 #include "ssd.cuh"
 
-/* Piece `piece` of row `row`, for rows of N elements. */
+enum { CHUNK = 128, DIM = 64, WARPS = 8, THREADS = 32 * WARPS };
+
+/* What the time steps of a chunk say, totals in powers of two. */
+typedef struct chunk_steps {
+  float before[CHUNK]; /* decay from the state before to each token: 2^before */
+  float from[CHUNK];   /* 2^(before[t] - from[s]) is dt_s times the decay from s to t */
+  float after[CHUNK];  /* dt times the decay from each token to the last, times scale */
+  float decay, scale;  /* of the whole chunk; scale keeps `after` in the range of float16 */
+} chunk_steps;
+
 template <int N>
-static __device__ __forceinline__ uint32_t at_piece(uint32_t tile, int row, int piece) {
-  return tile + row * (N * 2) + ((piece ^ (row & 7)) << 4);
+struct layout {
+  static constexpr int X = CHUNK * DIM * 2, BC = CHUNK * N * 2, STAGE = X + 2 * BC, H = DIM * N * 2;
+  static constexpr int shared(int stages) {
+    return stages * STAGE + 2 * H + 2 * (int)sizeof(chunk_steps) + 1024; /* begins at a multiple of 1024 */
+  }
+};
+
+/* Where 8 elements from column 8 * piece on of a row are. */
+template <int ROWS>
+static __device__ __forceinline__ uint32_t at_piece(int row, int piece) {
+  return piece / 8 * (ROWS * 128) + row * 128 + ((piece % 8 ^ (row & 7)) << 4);
 }
 
 static __device__ __forceinline__ void load_fragments(uint32_t (&r)[4], uint32_t address) {
@@ -27,28 +46,28 @@ static __device__ __forceinline__ void load_turned_fragments(uint32_t (&r)[4], u
 }
 
 /* Left factor [16 rows][16 depth] from rows of depth. */
-template <int N>
+template <int ROWS>
 static __device__ __forceinline__ void load_left(uint32_t (&r)[4], uint32_t tile, int row, int depth, int lane) {
-  load_fragments(r, at_piece<N>(tile, row + lane % 16, depth / 8 + lane / 16));
+  load_fragments(r, tile + at_piece<ROWS>(row + lane % 16, depth / 8 + lane / 16));
 }
 
 /* The same from rows of `row`: the tile is [depth][row]. */
-template <int N>
+template <int ROWS>
 static __device__ __forceinline__ void load_left_turned(uint32_t (&r)[4], uint32_t tile, int row, int depth, int lane) {
-  load_turned_fragments(r, at_piece<N>(tile, depth + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2));
+  load_turned_fragments(r, tile + at_piece<ROWS>(depth + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2));
 }
 
 /* Right factor of 16 columns, two fragments, from a tile [column][depth]. */
-template <int N>
+template <int ROWS>
 static __device__ __forceinline__ void load_right(uint32_t (&r)[4], uint32_t tile, int column, int depth, int lane) {
-  load_fragments(r, at_piece<N>(tile, column + lane / 16 * 8 + lane % 8, depth / 8 + lane / 8 % 2));
+  load_fragments(r, tile + at_piece<ROWS>(column + lane / 16 * 8 + lane % 8, depth / 8 + lane / 8 % 2));
 }
 
 /* The same from a tile [depth][column]. */
-template <int N>
+template <int ROWS>
 static __device__ __forceinline__ void load_right_turned(uint32_t (&r)[4], uint32_t tile, int column, int depth,
                                                          int lane) {
-  load_turned_fragments(r, at_piece<N>(tile, depth + lane % 16, column / 8 + lane / 16));
+  load_turned_fragments(r, tile + at_piece<ROWS>(depth + lane % 16, column / 8 + lane / 16));
 }
 
 template <typename T>
@@ -84,6 +103,16 @@ static __device__ __forceinline__ float2 unpack_two(uint32_t v) {
     return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u));
 }
 
+/* A pair times two numbers, as a rounded product and what the rounding left. */
+template <typename T>
+static __device__ __forceinline__ void scale_two(uint32_t packed, float2 by, uint32_t *coarse, uint32_t *fine) {
+  float2 v = unpack_two<T>(packed);
+  v.x *= by.x, v.y *= by.y;
+  *coarse = pack_two<T>(v.x, v.y);
+  float2 c = unpack_two<T>(*coarse);
+  *fine = pack_two<T>(v.x - c.x, v.y - c.y);
+}
+
 /* 2^x to a few units in the last place; 0 for -inf. */
 static __device__ __forceinline__ float power_of_two(float x) {
   float y;
@@ -97,4 +126,11 @@ static __device__ __forceinline__ void copy_piece(uint32_t to, const void *from,
 }
 static __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+/* What ordinary instructions wrote to shared memory is there for products that read it by themselves. */
+static __device__ __forceinline__ void show_to_products() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
 }
