@@ -1,6 +1,8 @@
 /* top_k on the GPU, on entries (order.cuh) that are all different, so that the k largest are one set whoever finds
  * them:
  *  - a short row and a small k: a warp keeps the row and takes its maximum k times;
+ *  - a long row and a small k: the largest of each 32 columns, and of each 1024, are found first. The k largest lie in
+ *    the k groups with the largest maxima (of equals, the lower), so a block descends from 1024s to 32s to columns;
  *  - else a block narrows the row to its k largest entries by a radix select, 11 bits at a time from the top, collects
  *    them in any order and sorts them;
  *  - a row that is much longer than k is cut into chunks first, each gives its k largest, and the block works on those.
@@ -9,6 +11,7 @@
 #include "tasks/top_k.h"
 
 enum { BINS = 2048, BITS = 11, SHORT = 512, SHORT_K = 32, SORTED_IN_SHARED = 8192 };
+enum { GROUP = 32, DESCENT_K = 64, CANDIDATES = DESCENT_K * GROUP, MAXIMA_THREADS = 128, DESCENT_THREADS = 256 };
 
 typedef struct top_k_args {
   const void *x;
@@ -20,6 +23,9 @@ typedef struct top_k_args {
   const fk_entry *entries;  /* [rows][num_entries] what chunks found, or NULL: the rows themselves */
   fk_entry *found, *sorted; /* [rows][chunks][k]; [rows][padded], or NULL: in shared memory */
   int64_t num_entries, padded;
+  uint32_t *groups,
+      *supers; /* [rows][num_groups], [rows][num_supers]: orders of the maxima of 32 and of 1024 columns */
+  int64_t num_groups, num_supers;
 } top_k_args;
 
 /* What a block selects from: columns [start, start + n) of a row, or entries. */
@@ -161,38 +167,161 @@ static __global__ void __launch_bounds__(1024) top_k_row(const __grid_constant__
   for (int64_t i = threadIdx.x; i < a.k; i += blockDim.x) put(a, x, row, i, sorted[i]);
 }
 
-/* A warp per row. */
-template <typename T>
+/* ---- Short rows -------------------------------------------------------------------------------------------- */
+
+/* A warp per row of up to 32 * PER columns. Each lane knows the best of its own. */
+template <typename T, int PER>
 static __global__ void __launch_bounds__(128) top_k_short(const __grid_constant__ top_k_args a) {
   int64_t row = (int64_t)blockIdx.x * 4 + threadIdx.x / 32;
   int lane = threadIdx.x % 32;
   fk_wait_previous();
   if (row >= a.rows) return;
   const T *x = (const T *)a.x + fk_row_offset(a.x_rows, row);
-  fk_entry kept[SHORT / 32];
+  uint32_t order[PER];
 #pragma unroll
-  for (int i = 0; i < SHORT / 32; i++) {
-    int column = i * 32 + lane;
-    kept[i] = column < a.columns ? fk_entry_of(fk_order_of(fk_float(x[column])), column) : 0;
-  }
+  for (int i = 0; i < PER; i++) order[i] = i * 32 + lane < a.columns ? fk_order_of(fk_float(x[i * 32 + lane])) : 0;
   fk_entry mine = 0;
-  for (int64_t n = 0; n < a.k; n++) {
-    fk_entry best = 0;
+  uint32_t best = 0, column = 0;
+  bool look = true;
+  for (int n = 0; n < (int)a.k; n++) {
+    if (look) {
+      best = 0;
 #pragma unroll
-    for (int i = 0; i < SHORT / 32; i++) best = kept[i] > best ? kept[i] : best;
-    best = fk_warp_max_entry(best);
-    if (n == lane) mine = best;
+      for (int i = 0; i < PER; i++)
+        if (order[i] > best) best = order[i], column = (uint32_t)(i * 32 + lane);
+    }
+    uint32_t largest = __reduce_max_sync(0xffffffffu, best);
+    uint32_t winner = __reduce_min_sync(0xffffffffu, best == largest ? column : UINT32_MAX);
+    if (n == lane) mine = fk_entry_of(largest, winner);
+    look = winner % 32 == (uint32_t)lane;
 #pragma unroll
-    for (int i = 0; i < SHORT / 32; i++)
-      if (kept[i] == best) kept[i] = 0;
+    for (int i = 0; i < PER; i++) order[i] = winner == (uint32_t)(i * 32 + lane) ? 0 : order[i];
   }
   if (lane < a.k) put(a, x, row, lane, mine);
+}
+
+/* ---- Long rows, small k ------------------------------------------------------------------------------------- */
+
+/* The maxima of a chunk: a warp has 1024 columns, neighbouring lanes the packs of a group. */
+template <typename T>
+static __global__ void __launch_bounds__(MAXIMA_THREADS) top_k_maxima(const __grid_constant__ top_k_args a) {
+  constexpr int N = fk_pack<T>::size, PACKS = GROUP / N, LANES = GROUP / N;
+  unsigned chunks = (unsigned)a.chunks;
+  int64_t row = blockIdx.x / chunks, super = (blockIdx.x - row * chunks) * (MAXIMA_THREADS / 32) + threadIdx.x / 32;
+  int lane = threadIdx.x % 32;
+  int64_t start = super * 32 * GROUP, left = a.columns - start;
+  fk_wait_previous();
+  const T *from = (const T *)a.x + fk_row_offset(a.x_rows, row) + start;
+  uint4 kept[PACKS];
+#pragma unroll
+  for (int k = 0; k < PACKS; k++)
+    if ((k * 32 + lane) * N < left) kept[k] = fk_load_raw(from + (k * 32 + lane) * N);
+  fk_let_next_start();
+  uint32_t best = 0;
+#pragma unroll
+  for (int k = 0; k < PACKS; k++) {
+    uint32_t order = (k * 32 + lane) * N < left ? fk_order_of(fk_max_of_pack<T>(kept[k])) : 0;
+#pragma unroll
+    for (int d = 1; d < LANES; d *= 2) {
+      uint32_t other = __shfl_xor_sync(0xffffffffu, order, d);
+      order = other > order ? other : order;
+    }
+    int64_t group = super * 32 + k * N + lane / LANES;
+    if (lane % LANES == 0 && group < a.num_groups) a.groups[row * a.num_groups + group] = order;
+    best = order > best ? order : best;
+  }
+  best = __reduce_max_sync(0xffffffffu, best);
+  if (lane == 0 && super < a.num_supers) a.supers[row * a.num_supers + super] = best;
+}
+
+typedef struct descent {
+  fk_entry candidates[CANDIDATES], best[DESCENT_K];
+  int count;
+} descent;
+
+/* The k largest candidates, in order, to best; fewer where there are not so many. Returns how many. */
+static __device__ int rank_candidates(descent *d, int k) {
+  __syncthreads();
+  int count = d->count < CANDIDATES ? d->count : CANDIDATES, kept = count < k ? count : k;
+  __syncthreads();
+  if (count <= 2 * DESCENT_THREADS) {
+    for (int t = threadIdx.x; t < count; t += DESCENT_THREADS) {
+      fk_entry e = d->candidates[t];
+      int rank = 0;
+      for (int i = 0; i < count; i++) rank += d->candidates[i] > e;
+      if (rank < k) d->best[rank] = e;
+    }
+  } else {
+    int padded = 1024;
+    while (padded < count) padded *= 2;
+    for (int t = count + threadIdx.x; t < padded; t += DESCENT_THREADS) d->candidates[t] = 0;
+    sort_entries(d->candidates, padded);
+    for (int t = threadIdx.x; t < kept; t += DESCENT_THREADS) d->best[t] = d->candidates[t];
+  }
+  if (threadIdx.x == 0) d->count = 0;
+  __syncthreads();
+  return kept;
+}
+
+static __device__ __forceinline__ void offer(descent *d, uint32_t order, uint32_t least, int64_t index) {
+  if (order == 0 || order < least) return;
+  int at = atomicAdd(&d->count, 1);
+  if (at < CANDIDATES) d->candidates[at] = fk_entry_of(order, index);
+}
+
+/* Only what reaches the k-th maximum of the level above is a candidate: k of them do. */
+static __device__ __forceinline__ uint32_t least_of(const descent *d, int kept, int k) {
+  return kept < k ? 0 : (uint32_t)(d->best[k - 1] >> 32);
+}
+
+template <typename T>
+static __global__ void __launch_bounds__(DESCENT_THREADS) top_k_descent(const __grid_constant__ top_k_args a) {
+  __shared__ descent d;
+  int64_t row = blockIdx.x;
+  int k = (int)a.k;
+  const T *x = (const T *)a.x + fk_row_offset(a.x_rows, row);
+  if (threadIdx.x == 0) d.count = 0;
+  __syncthreads();
+  fk_wait_previous();
+  for (int i = threadIdx.x; i < (int)a.num_supers; i += DESCENT_THREADS)
+    offer(&d, a.supers[row * a.num_supers + i], 0, i);
+  int kept = rank_candidates(&d, k);
+  uint32_t least = least_of(&d, kept, k);
+  for (int i = threadIdx.x; i < kept * 32; i += DESCENT_THREADS) {
+    int64_t group = fk_entry_column(d.best[i / 32]) * 32 + i % 32;
+    if (group < a.num_groups) offer(&d, a.groups[row * a.num_groups + group], least, group);
+  }
+  kept = rank_candidates(&d, k);
+  least = least_of(&d, kept, k);
+  for (int i = threadIdx.x; i < kept * GROUP; i += DESCENT_THREADS) {
+    int64_t column = fk_entry_column(d.best[i / GROUP]) * GROUP + i % GROUP;
+    if (column < a.columns) offer(&d, fk_order_of(fk_float(x[column])), least, column);
+  }
+  kept = rank_candidates(&d, k);
+  for (int i = threadIdx.x; i < kept; i += DESCENT_THREADS) put(a, x, row, i, d.best[i]);
+}
+
+template <typename T>
+static fk_status launch_descent(fk_context *ctx, top_k_args a) {
+  a.groups = (uint32_t *)fk_scratch(ctx, (size_t)(a.rows * a.num_groups) * sizeof *a.groups);
+  a.supers = (uint32_t *)fk_scratch(ctx, (size_t)(a.rows * a.num_supers) * sizeof *a.supers);
+  if (!a.groups || !a.supers) return FK_ERROR_MEMORY;
+  a.chunks = fk_ceil_div(a.num_supers, MAXIMA_THREADS / 32);
+  fk_status status =
+      fk_launch_early(ctx, top_k_maxima<T>, dim3((unsigned)(a.rows * a.chunks)), dim3(MAXIMA_THREADS), 0, a);
+  if (status != FK_OK) return status;
+  return fk_launch_early(ctx, top_k_descent<T>, dim3((unsigned)a.rows), dim3(DESCENT_THREADS), 0, a);
 }
 
 template <typename T>
 static fk_status launch(fk_context *ctx, top_k_args a) {
   if (a.columns <= SHORT && a.k <= SHORT_K)
-    return fk_launch_early(ctx, top_k_short<T>, dim3((unsigned)fk_ceil_div(a.rows, 4)), dim3(128), 0, a);
+    return fk_launch_early(ctx, a.columns <= 256 ? top_k_short<T, 8> : top_k_short<T, SHORT / 32>,
+                           dim3((unsigned)fk_ceil_div(a.rows, 4)), dim3(128), 0, a);
+  a.num_groups = fk_ceil_div(a.columns, GROUP), a.num_supers = fk_ceil_div(a.num_groups, 32);
+  if (a.k <= DESCENT_K && a.num_supers <= CANDIDATES && a.rows * a.num_supers <= INT32_MAX &&
+      a.columns % fk_pack<T>::size == 0 && fk_packs_rows<T>(a.x, a.x_rows))
+    return launch_descent<T>(ctx, a);
   a.chunk = 4096;
   while (a.chunk < 8 * a.k) a.chunk *= 2;
   a.chunks = fk_ceil_div(a.columns, a.chunk);

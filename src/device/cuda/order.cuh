@@ -3,7 +3,7 @@
  * greatest; -0 equals 0. No entry is 0. Columns stay below 2^32. */
 #pragma once
 
-#include "device/cuda/kernel.cuh"
+#include "device/cuda/pack.cuh"
 
 typedef unsigned long long fk_entry;
 
@@ -28,4 +28,25 @@ static __device__ __forceinline__ fk_entry fk_warp_max_entry(fk_entry e) {
     e = other > e ? other : e;
   }
   return e;
+}
+
+/* The larger of two, NaN if one is. */
+static __device__ __forceinline__ float fk_max_nan(float a, float b) {
+  float max;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(max) : "f"(a), "f"(b));
+  return max;
+}
+
+/* The largest of 16 bytes of T, NaN if there is one. */
+template <typename T>
+static __device__ __forceinline__ float fk_max_of_pack(const uint4 &p) {
+  if constexpr (std::is_same<T, float>::value) {
+    return fk_max_nan(fk_max_nan(__uint_as_float(p.x), __uint_as_float(p.y)),
+                      fk_max_nan(__uint_as_float(p.z), __uint_as_float(p.w)));
+  } else {
+    typedef typename std::conditional<std::is_same<T, __half>::value, __half2, __nv_bfloat162>::type two;
+    const two *v = reinterpret_cast<const two *>(&p);
+    two m = __hmax2_nan(__hmax2_nan(v[0], v[1]), __hmax2_nan(v[2], v[3]));
+    return fk_max_nan(fk_float(m.x), fk_float(m.y));
+  }
 }
