@@ -5,6 +5,8 @@
 #include "../../../kernels/rotary/rotary_embedding/rotate.cuh"
 #include "tasks/rotary_and_cache.h"
 
+enum { HEADS = 2 }; /* that a thread has under way */
+
 typedef struct fused_rows {
   void *data;
   int64_t token, head; /* strides */
@@ -18,7 +20,8 @@ typedef struct fused_cache {
 typedef struct fused_call {
   const int64_t *positions, *slot_mapping;
   const void *table;
-  int64_t table_stride, max_position, tokens, num_slots, block_size;
+  int64_t table_stride, max_position, tokens, num_slots;
+  unsigned block_size;
   fused_rows query, key, value;
   fused_cache key_cache, value_cache;
   int heads, kv_heads, half, head_size, head_size_v, tokens_per_block;
@@ -61,16 +64,29 @@ static __device__ __forceinline__ void turn_heads(const fused_call &c, int64_t t
     rotate_places<N>(i, c.half, c.is_neox, at, to);
     rotate_load_angles<N>(row + i * N, cos);
     rotate_load_angles<N>(row + c.half + i * N, sin);
-    for (int head = threadIdx.y; head < all; head += blockDim.y) {
-      T *x = head_at<T>(c, token, head);
-      rotate_numbers<T, N> a = *(const rotate_numbers<T, N> *)(x + at), b = *(const rotate_numbers<T, N> *)(x + to);
-      rotate_numbers_by<T, N>(a, b, cos, sin, c.is_neox);
-      *(rotate_numbers<T, N> *)(x + at) = a;
-      *(rotate_numbers<T, N> *)(x + to) = b;
-      if (head < c.heads || slot < 0) continue;
-      T *y = cached<T>(c, c.key_cache, slot, head - c.heads);
-      *(rotate_numbers<T, N> *)(y + at) = a;
-      *(rotate_numbers<T, N> *)(y + to) = b;
+    for (int first = threadIdx.y; first < all; first += HEADS * blockDim.y) {
+      rotate_numbers<T, N> a[HEADS], b[HEADS];
+#pragma unroll
+      for (int k = 0; k < HEADS; k++) {
+        int head = first + k * blockDim.y;
+        if (head >= all) break;
+        const T *x = head_at<T>(c, token, head);
+        a[k] = *(const rotate_numbers<T, N> *)(x + at);
+        b[k] = *(const rotate_numbers<T, N> *)(x + to);
+      }
+#pragma unroll
+      for (int k = 0; k < HEADS; k++) {
+        int head = first + k * blockDim.y;
+        if (head >= all) break;
+        T *x = head_at<T>(c, token, head);
+        rotate_numbers_by<T, N>(a[k], b[k], cos, sin, c.is_neox);
+        *(rotate_numbers<T, N> *)(x + at) = a[k];
+        *(rotate_numbers<T, N> *)(x + to) = b[k];
+        if (head < c.heads || slot < 0) continue;
+        T *y = cached<T>(c, c.key_cache, slot, head - c.heads);
+        *(rotate_numbers<T, N> *)(y + at) = a[k];
+        *(rotate_numbers<T, N> *)(y + to) = b[k];
+      }
     }
   }
 }
@@ -81,8 +97,7 @@ static __device__ __forceinline__ void call_nearer(const void *p) {
 
 template <typename T, typename C, int N>
 static __global__ void __launch_bounds__(512) rotate_and_store(const __grid_constant__ fused_call c) {
-  __shared__ int64_t slots[CACHE_TOKENS];
-  __shared__ bool taken[CACHE_TOKENS];
+  __shared__ cache_slots_room room;
   fk_wait_previous();
   int64_t first = (int64_t)blockIdx.x * c.tokens_per_block;
   int count = (int)min((int64_t)c.tokens_per_block, c.tokens - first);
@@ -93,9 +108,9 @@ static __global__ void __launch_bounds__(512) rotate_and_store(const __grid_cons
   }
   if ((int)threadIdx.y < c.heads + c.kv_heads && (int)threadIdx.x < c.half / N)
     call_nearer(head_at<T>(c, first, threadIdx.y) + threadIdx.x * N * 2);
-  cache_slots(c.slot_mapping, c.tokens, first, count, c.num_slots, c.bad_slot, slots, taken);
+  find_slots(c.slot_mapping, c.tokens, first, count, c.num_slots, c.bad_slot, room);
   for (int i = 0; i < count; i++) {
-    int64_t token = first + i, position = c.positions[token], slot = taken[i] ? -1 : slots[i];
+    int64_t token = first + i, position = c.positions[token], slot = room.slots[i];
     if (position < 0 || position >= c.max_position) {
       if (threadIdx.x == 0 && threadIdx.y == 0) fk_index_ok(c.bad_position, position, c.max_position);
       continue;
@@ -134,9 +149,11 @@ static fk_status launch(fk_context *ctx, const fk_rotary_and_cache_args *a, fuse
   int across = packed ? c.half / N : c.half, all = c.heads + c.kv_heads;
   if (across < 1) across = 32;
   if (across > 128) across = 128;
-  int down = 512 / across < all ? 512 / across : all;
-  if (down < 1) down = 1;
   int64_t each = fk_ceil_div(c.tokens, 8 * fk_context_cuda(ctx)->num_sms);
+  /* A single token lasts as long as its longest thread; thousands want many heads under way in each. */
+  int wanted = each > 1 ? (int)fk_ceil_div(all, HEADS) : all;
+  int down = 512 / across < wanted ? 512 / across : wanted;
+  if (down < 1) down = 1;
   c.tokens_per_block = each < CACHE_TOKENS ? (int)each : (int)CACHE_TOKENS;
   dim3 grid((unsigned)fk_ceil_div(c.tokens, c.tokens_per_block)), block((unsigned)across, (unsigned)down);
   if (packed) return fk_launch_early(ctx, rotate_and_store<T, C, N>, grid, block, 0, c);
@@ -155,8 +172,8 @@ fk_status fk_cuda_rotary_and_cache(fk_context *ctx, const fk_rotary_and_cache_ar
   c.table_stride = fk_stride(a->cos_sin_cache, 0);
   c.max_position = fk_size(a->cos_sin_cache, 0);
   c.tokens = fk_size(a->query, 0);
-  c.block_size = fk_size(a->key_cache, 1);
-  c.num_slots = fk_size(a->key_cache, 0) * c.block_size;
+  c.block_size = (unsigned)fk_size(a->key_cache, 1);
+  c.num_slots = fk_size(a->key_cache, 0) * fk_size(a->key_cache, 1);
   c.query = rows_of(a->query), c.key = rows_of(a->key), c.value = rows_of(a->value);
   c.key_cache = cache_of(a->key_cache), c.value_cache = cache_of(a->value_cache);
   c.heads = (int)fk_size(a->query, 1);

@@ -3,6 +3,8 @@
 #include "rotate.cuh"
 #include "tasks/rotary_embedding.h"
 
+enum { HEADS = 2 }; /* that a thread has under way */
+
 typedef struct rotary_call {
   const int64_t *positions;
   const void *table;
@@ -21,33 +23,39 @@ static __device__ __forceinline__ T *head_of(const rotary_call &c, int64_t token
 }
 
 template <typename T, typename C, int N>
-static __global__ void rotate(const __grid_constant__ rotary_call c) {
+static __global__ void __launch_bounds__(512) rotate(const __grid_constant__ rotary_call c) {
   fk_wait_previous();
   int64_t token = blockIdx.x, position = c.positions[token];
   int all = c.heads + c.kv_heads;
   bool good = position >= 0 && position < c.max_position;
   if (!good && threadIdx.x == 0 && threadIdx.y == 0) fk_index_ok(c.check, position, c.max_position);
+  const C *row = (const C *)c.table + (good ? position : 0) * c.table_stride;
   for (int i = threadIdx.x; i < c.half / N; i += blockDim.x) {
-    float cos[N], sin[N];
-    rotate_numbers<T, N> a, b;
-    int at, to, head = threadIdx.y;
+    int at, to;
     rotate_places<N>(i, c.half, c.is_neox, at, to);
-    T *x = head_of<T>(c, token, head < all ? head : 0);
-    a = *(const rotate_numbers<T, N> *)(x + at);
-    b = *(const rotate_numbers<T, N> *)(x + to);
-    if (!good) return;
-    const C *row = (const C *)c.table + position * c.table_stride;
-    rotate_load_angles<N>(row + i * N, cos);
-    rotate_load_angles<N>(row + c.half + i * N, sin);
-    while (head < all) {
-      rotate_numbers_by<T, N>(a, b, cos, sin, c.is_neox);
-      *(rotate_numbers<T, N> *)(x + at) = a;
-      *(rotate_numbers<T, N> *)(x + to) = b;
-      head += blockDim.y;
-      if (head >= all) break;
-      x = head_of<T>(c, token, head);
-      a = *(const rotate_numbers<T, N> *)(x + at);
-      b = *(const rotate_numbers<T, N> *)(x + to);
+    for (int first = threadIdx.y; first < all; first += HEADS * blockDim.y) {
+      rotate_numbers<T, N> a[HEADS], b[HEADS];
+      float cos[N], sin[N];
+#pragma unroll
+      for (int k = 0; k < HEADS; k++) {
+        int head = first + k * blockDim.y;
+        if (head >= all) break;
+        const T *x = head_of<T>(c, token, head);
+        a[k] = *(const rotate_numbers<T, N> *)(x + at);
+        b[k] = *(const rotate_numbers<T, N> *)(x + to);
+      }
+      if (!good) return;
+      rotate_load_angles<N>(row + i * N, cos);
+      rotate_load_angles<N>(row + c.half + i * N, sin);
+#pragma unroll
+      for (int k = 0; k < HEADS; k++) {
+        int head = first + k * blockDim.y;
+        if (head >= all) break;
+        T *x = head_of<T>(c, token, head);
+        rotate_numbers_by<T, N>(a[k], b[k], cos, sin, c.is_neox);
+        *(rotate_numbers<T, N> *)(x + at) = a[k];
+        *(rotate_numbers<T, N> *)(x + to) = b[k];
+      }
     }
   }
   fk_let_next_start();
@@ -65,8 +73,11 @@ static fk_status launch(fk_context *ctx, const fk_rotary_embedding_args *a, cons
                 fk_packs<C>(c.table, c.table_stride, c.half) && c.half % N == 0;
   int across = packed ? c.half / N : c.half, all = c.heads + c.kv_heads;
   if (across > 128) across = 128;
-  int down = 512 / across < all ? 512 / across : all;
-  dim3 grid((unsigned)fk_size(a->query, 0)), block((unsigned)across, (unsigned)down);
+  /* A single token lasts as long as its longest thread; thousands want many heads under way in each. */
+  int64_t tokens = fk_size(a->query, 0);
+  int wanted = tokens >= 4 * fk_context_cuda(ctx)->num_sms ? (int)fk_ceil_div(all, HEADS) : all;
+  int down = 512 / across < wanted ? 512 / across : wanted;
+  dim3 grid((unsigned)tokens), block((unsigned)across, (unsigned)down);
   if (packed) return fk_launch_early(ctx, rotate<T, C, N>, grid, block, 0, c);
   return fk_launch_early(ctx, rotate<T, C, 1>, grid, block, 0, c);
 }
