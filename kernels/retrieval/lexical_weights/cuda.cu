@@ -1,10 +1,10 @@
 /* lexical_weights on the GPU: a block per sequence, a hash table of its ids. A slot holds the place of some occurrence,
- * the place of the first and the largest weight; minima and maxima come out the same in any order. Short sequences have
- * their table in shared memory, longer ones in scratch. */
+ * the place of the first and the largest weight; minima and maxima come out the same in any order. Sequences
+ * of up to 8192 tokens have their table in shared memory, longer ones in scratch. */
 #include "device/cuda/kernel.cuh"
 #include "tasks/lexical_weights.h"
 
-enum { THREADS = 512, SHARED_SLOTS = 2048, EMPTY = -1 };
+enum { MOST_SHARED_SLOTS = 16384, EMPTY = -1 };
 
 typedef struct slot {
   int32_t any, first; /* places, counted from the start of the sequence */
@@ -17,6 +17,7 @@ typedef struct lexical_args {
   void *out;
   int64_t num_tokens, num_seqs, num_special;
   slot *slots; /* [4 * num_tokens]: room for the power of two from twice a sequence's tokens on */
+  uint32_t shared_slots;
   fk_index_check lengths, id_check;
 } lexical_args;
 
@@ -48,7 +49,7 @@ static __device__ slot *slot_of(slot *slots, uint32_t mask, const I *ids, int32_
 /* Offsets run from 0 to num_tokens and never back: then no block touches what belongs to another. Each block looks at
  * all of them. */
 static __device__ bool wrong_offsets(const lexical_args &a) {
-  for (int64_t i = threadIdx.x; i <= a.num_seqs; i += THREADS) {
+  for (int64_t i = threadIdx.x; i <= a.num_seqs; i += (int)blockDim.x) {
     int64_t offset = a.cu_seqlens[i], least = i > 0 ? a.cu_seqlens[i - 1] : 0;
     int64_t most = i == 0 ? 0 : a.num_tokens;
     if (i == a.num_seqs && least < most) least = most;
@@ -60,20 +61,20 @@ static __device__ bool wrong_offsets(const lexical_args &a) {
 }
 
 template <typename T, typename I, typename S>
-static __global__ void __launch_bounds__(THREADS) lexical_sequence(const __grid_constant__ lexical_args a) {
-  __shared__ slot shared_slots[SHARED_SLOTS];
+static __global__ void __launch_bounds__(1024) lexical_sequence(const __grid_constant__ lexical_args a) {
+  extern __shared__ slot shared_slots[];
   fk_wait_previous();
   if (__syncthreads_or(wrong_offsets(a))) return;
   int64_t start = a.cu_seqlens[blockIdx.x];
   int32_t count = (int32_t)(a.cu_seqlens[blockIdx.x + 1] - start);
   uint32_t size = 2;
   while (size < 2 * (uint32_t)count) size *= 2;
-  slot *slots = size <= SHARED_SLOTS ? shared_slots : a.slots + 4 * start;
-  for (uint32_t i = threadIdx.x; i < size; i += THREADS) slots[i] = {EMPTY, INT32_MAX, 0};
+  slot *slots = size <= a.shared_slots ? shared_slots : a.slots + 4 * start;
+  for (uint32_t i = threadIdx.x; i < size; i += blockDim.x) slots[i] = {EMPTY, INT32_MAX, 0};
   __syncthreads();
   const I *ids = (const I *)a.ids + start;
   const T *weights = (const T *)a.weights + start;
-  for (int32_t i = threadIdx.x; i < count; i += THREADS) {
+  for (int32_t i = threadIdx.x; i < count; i += (int)blockDim.x) {
     if (ids[i] < 0) {
       fk_index_ok(a.id_check, ids[i], INT64_MAX);
       continue;
@@ -85,7 +86,7 @@ static __global__ void __launch_bounds__(THREADS) lexical_sequence(const __grid_
   }
   __syncthreads();
   T *out = (T *)a.out + start;
-  for (int32_t i = threadIdx.x; i < count; i += THREADS) {
+  for (int32_t i = threadIdx.x; i < count; i += (int)blockDim.x) {
     float weight = 0;
     if (ids[i] >= 0) {
       const slot *s = slot_of(slots, size - 1, ids, i);
@@ -97,9 +98,10 @@ static __global__ void __launch_bounds__(THREADS) lexical_sequence(const __grid_
 
 template <typename T, typename I>
 static fk_status launch(fk_context *ctx, const lexical_args &a, fk_type special_type) {
-  FK_INDEX_DISPATCH(
-      special_type, S,
-      return fk_launch_early(ctx, lexical_sequence<T, I, S>, dim3((unsigned)a.num_seqs), dim3(THREADS), 0, a));
+  unsigned threads = a.num_tokens > 512 ? 1024 : 512;
+  FK_INDEX_DISPATCH(special_type, S,
+                    return fk_launch_early(ctx, lexical_sequence<T, I, S>, dim3((unsigned)a.num_seqs), dim3(threads),
+                                           a.shared_slots * sizeof(slot), a));
 }
 
 fk_status fk_cuda_lexical_weights(fk_context *ctx, const fk_lexical_weights_args *t) {
@@ -116,7 +118,10 @@ fk_status fk_cuda_lexical_weights(fk_context *ctx, const fk_lexical_weights_args
   if (t->special_ids) a.special = fk_data(t->special_ids), a.num_special = fk_size(t->special_ids, 0);
   a.lengths = fk_index_checker(ctx, "lexical_weights: cu_seqlens");
   a.id_check = fk_index_checker(ctx, "lexical_weights: input_ids");
-  if (a.num_tokens > SHARED_SLOTS / 2) {
+  /* The host does not know the longest sequence: room for all tokens in one, as far as it goes. */
+  uint32_t most = fk_context_cuda(ctx)->max_shared_bytes >= MOST_SHARED_SLOTS * sizeof(slot) ? MOST_SHARED_SLOTS : 4096;
+  for (a.shared_slots = 1024; a.shared_slots < most && a.shared_slots < 2 * a.num_tokens;) a.shared_slots *= 2;
+  if (2 * a.num_tokens > a.shared_slots) {
     a.slots = (slot *)fk_scratch(ctx, (size_t)(4 * a.num_tokens + 2) * sizeof(slot));
     if (!a.slots) return FK_ERROR_MEMORY;
   }
