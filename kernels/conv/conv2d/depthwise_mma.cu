@@ -3,10 +3,10 @@
  *
  * A row of 8 outputs of one channel is a row of 16 inputs times a matrix of 16 x 8 in which the 7 weights of a kernel
  * row go down the diagonal. 16 such rows make an m16n8k16 product: they may lie anywhere, here at the same row of 16
- * units of 7 x 8 outputs, which lie 4 x 4 in a tile of 28 x 32. For the 7 output rows of a unit 13 input rows are
- * needed, each loaded once: input row r takes part in output rows r - 6 to r.
+ * units of 7 x 8 outputs: 4 x 4 of one image, 2 x 2 of four, or one of each of 16. For the 7 output rows of a unit 13
+ * input rows are needed, each loaded once: input row r takes part in output rows r - 6 to r.
  *
- * A block has a tile of one image and 16 channels: small, so that four share a multiprocessor and fetch, multiply and
+ * A block has such a tile and 16 channels: small, so that four share a multiprocessor and fetch, multiply and
  * store at different times. Channels are turned from innermost to outermost on their way into shared memory (a plane of
  * rows per channel), and back on their way out.
  *
@@ -19,18 +19,26 @@ enum {
   CHANNELS = 16,
   PACKS = CHANNELS / 8,
   KERNEL = 7,
+  TAPS = KERNEL * KERNEL,
+  UNITS = 16,
   UNIT_H = 7,
   UNIT_W = 8,
-  TILE_H = 4 * UNIT_H,
-  TILE_W = 4 * UNIT_W,
-  ROWS = TILE_H + KERNEL - 1,
-  PITCH = 48,           /* elements; 7 rows are 32 bytes past a multiple of 128: units below each other share no bank */
-  PAIRS = 20,           /* of columns that are filled: the last unit's window ends at 40 */
-  PLANE = ROWS * PITCH, /* elements; 16 banks past a multiple of 32, for the two packs of a pixel */
-  OUT_ROW = 33,         /* pixels from row to row on the way out */
-  OUT_PIXEL = 24,       /* elements from pixel to pixel */
-  TAPS = KERNEL * KERNEL,
-  ROOM_BYTES = CHANNELS * PLANE * 2
+  OUT_PIXEL = CHANNELS + 8 /* elements from pixel to pixel on the way out */
+};
+
+/* A tile of UY x UX units of each of some images. Distances in elements; they let the eight units of a matrix lie in
+ * different banks, and the two packs of a pixel. */
+template <int UY, int UX>
+struct layout {
+  static constexpr int images = UNITS / (UY * UX), height = UY * UNIT_H, width = UX * UNIT_W;
+  static constexpr int rows = height + KERNEL - 1, pairs = (width + 8) / 2; /* of inputs; pairs of columns */
+  static constexpr int pitch = UX == 4 ? 48 : UX == 2 ? 32 : 16;            /* from row to row */
+  static constexpr int image = rows * pitch + (UX == 4 ? 0 : UX == 2 ? 16 : 8);
+  static constexpr int plane = images * image + (UX == 4 ? 0 : 32);
+  static constexpr int out_row = width + 1; /* pixels */
+  static constexpr int bytes = CHANNELS * plane * 2;
+  static_assert(plane / 2 % 32 == 16 && plane % 8 == 0 && image % 8 == 0, "banks, and 16 bytes");
+  static_assert(images * height * out_row * OUT_PIXEL * 2 <= bytes, "outputs take the place of inputs");
 };
 
 static __device__ __forceinline__ void load_matrices(uint32_t address, uint32_t r[4]) {
@@ -83,26 +91,28 @@ typedef struct tile {
 
 /* Eight channels of a pixel of x; zeros outside. */
 template <typename T>
-static __device__ __forceinline__ uint4 pixel_at(const conv_job &j, const tile &t, int y, int x, int pack) {
-  bool seen = (unsigned)y < (unsigned)j.height && (unsigned)x < (unsigned)j.width && pack * 8 < t.left;
+static __device__ __forceinline__ uint4 pixel_at(const conv_job &j, const tile &t, int image, int y, int x, int pack) {
+  bool seen = (unsigned)y < (unsigned)j.height && (unsigned)x < (unsigned)j.width && pack * 8 < t.left &&
+              t.image + image < j.batch;
   if (!seen) return make_uint4(0, 0, 0, 0);
-  const T *from = (const T *)j.x + t.image * j.x_batch + y * j.x_row + x * j.x_pixel + t.first + pack * 8;
+  const T *from = (const T *)j.x + (t.image + image) * j.x_batch + y * j.x_row + x * j.x_pixel + t.first + pack * 8;
   return *(const uint4 *)from;
 }
 
-template <typename T>
+template <typename T, typename L>
 static __device__ __forceinline__ void fill_planes(const conv_job &j, const tile &t, uint16_t *room) {
 #pragma unroll 3
-  for (int i = threadIdx.x; i < ROWS * PAIRS * PACKS; i += THREADS) {
-    int pack = i % PACKS, pair = i / PACKS, row = pair / PAIRS, column = (pair - row * PAIRS) * 2;
+  for (int i = threadIdx.x; i < L::images * L::rows * L::pairs * PACKS; i += THREADS) {
+    int pack = i % PACKS, pair = i / PACKS, line = pair / L::pairs, column = (pair - line * L::pairs) * 2;
+    int image = line / L::rows, row = line - image * L::rows;
     int y = t.oy - j.padding_h + row, x = t.ox - j.padding_w + column;
-    uint4 a = pixel_at<T>(j, t, y, x, pack), b = pixel_at<T>(j, t, y, x + 1, pack);
+    uint4 a = pixel_at<T>(j, t, image, y, x, pack), b = pixel_at<T>(j, t, image, y, x + 1, pack);
     const uint32_t left[4] = {a.x, a.y, a.z, a.w}, right[4] = {b.x, b.y, b.z, b.w};
-    uint32_t *to = (uint32_t *)(room + pack * PLANE + row * PITCH + column);
+    uint32_t *to = (uint32_t *)(room + pack * L::plane + image * L::image + row * L::pitch + column);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
-      to[(2 * e) * PACKS * (PLANE / 2)] = __byte_perm(left[e], right[e], 0x5410);
-      to[(2 * e + 1) * PACKS * (PLANE / 2)] = __byte_perm(left[e], right[e], 0x7632);
+      to[(2 * e) * PACKS * (L::plane / 2)] = __byte_perm(left[e], right[e], 0x5410);
+      to[(2 * e + 1) * PACKS * (L::plane / 2)] = __byte_perm(left[e], right[e], 0x7632);
     }
   }
 }
@@ -122,7 +132,7 @@ static __device__ __forceinline__ void diagonals(const uint16_t *filter, uint32_
 }
 
 /* All outputs of a channel: sum[p] are row p of the 16 units. */
-template <typename T>
+template <typename T, int PITCH>
 static __device__ __forceinline__ void one_channel(uint32_t window, const uint16_t *filter, float bias,
                                                    float sum[UNIT_H][4]) {
   uint32_t b[KERNEL][2];
@@ -141,23 +151,25 @@ static __device__ __forceinline__ void one_channel(uint32_t window, const uint16
   }
 }
 
-/* A warp's four channels, side by side: words[0] has the first two. True when all is finite. */
-template <typename T>
+/* A warp's four channels, side by side: words[0] has the first two. True when all is finite. Unit m lies in image
+ * m / (UY UX), at row m % UY and column m / UY % UX. */
+template <typename T, int UY, int UX>
 static __device__ __forceinline__ bool four_channels(const uint16_t *room, const uint16_t *filters, const float *biases,
                                                      uint32_t words[2][UNIT_H][4]) {
+  typedef layout<UY, UX> L;
   int lane = threadIdx.x % 32, channel = threadIdx.x / 32 * 4;
   uint32_t seen = 0;
-  /* Where the lane's row of a matrix lies: unit m is at (m % 4, m / 4); matrices are units 0 to 7, 8 to 15, and again
-   * for the right half of the window. */
+  /* Where the lane's row of a matrix lies: matrices are units 0 to 7, 8 to 15, and again for the right half of the
+   * window. */
   int m = lane % 8 + lane / 8 % 2 * 8;
-  uint32_t window =
-      (uint32_t)__cvta_generic_to_shared(room) + 2 * (m % 4 * UNIT_H * PITCH + m / 4 * UNIT_W + lane / 16 * 8);
+  int unit = m / (UY * UX) * L::image + m % UY * UNIT_H * L::pitch + m / UY % UX * UNIT_W + lane / 16 * 8;
+  uint32_t window = (uint32_t)__cvta_generic_to_shared(room) + 2 * unit;
 #pragma unroll
   for (int two = 0; two < 2; two++) {
     float first[UNIT_H][4], second[UNIT_H][4];
     int c = channel + two * 2;
-    one_channel<T>(window + plane_of(c) * PLANE * 2, filters + c * TAPS, biases[c], first);
-    one_channel<T>(window + plane_of(c + 1) * PLANE * 2, filters + (c + 1) * TAPS, biases[c + 1], second);
+    one_channel<T, L::pitch>(window + plane_of(c) * L::plane * 2, filters + c * TAPS, biases[c], first);
+    one_channel<T, L::pitch>(window + plane_of(c + 1) * L::plane * 2, filters + (c + 1) * TAPS, biases[c + 1], second);
 #pragma unroll
     for (int p = 0; p < UNIT_H; p++)
 #pragma unroll
@@ -170,36 +182,40 @@ static __device__ __forceinline__ bool four_channels(const uint16_t *room, const
 }
 
 /* To pixels of all channels in shared memory, then to out. */
-template <typename T>
+template <typename T, int UY, int UX>
 static __device__ __forceinline__ void write_tile(const conv_job &j, const tile &t, uint16_t *room,
                                                   const uint32_t words[2][UNIT_H][4]) {
+  typedef layout<UY, UX> L;
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
   for (int p = 0; p < UNIT_H; p++)
 #pragma unroll
     for (int e = 0; e < 4; e++) {
-      int m = lane / 4 + e / 2 * 8, y = m % 4 * UNIT_H + p, x = m / 4 * UNIT_W + lane % 4 * 2 + e % 2;
-      *(uint2 *)(room + (y * OUT_ROW + x) * OUT_PIXEL + warp * 4) = make_uint2(words[0][p][e], words[1][p][e]);
+      int m = lane / 4 + e / 2 * 8, y = m / (UY * UX) * L::height + m % UY * UNIT_H + p;
+      int x = m / UY % UX * UNIT_W + lane % 4 * 2 + e % 2;
+      *(uint2 *)(room + (y * L::out_row + x) * OUT_PIXEL + warp * 4) = make_uint2(words[0][p][e], words[1][p][e]);
     }
   __syncthreads();
   int part = threadIdx.x % PACKS;
   if (part * 8 >= t.left) return;
   T *out = (T *)j.out + t.image * j.out_batch + t.first + part * 8;
-  for (int i = threadIdx.x / PACKS; i < TILE_H * TILE_W; i += THREADS / PACKS) {
-    int y = i / TILE_W, x = i % TILE_W;
-    if (t.oy + y >= j.out_height || t.ox + x >= j.out_width) continue;
-    *(uint4 *)(out + (t.oy + y) * j.out_row + (t.ox + x) * j.out_pixel) =
-        *(const uint4 *)(room + (y * OUT_ROW + x) * OUT_PIXEL + part * 8);
+#pragma unroll 4
+  for (int i = threadIdx.x / PACKS; i < L::images * L::height * L::width; i += THREADS / PACKS) {
+    int line = i / L::width, x = i % L::width, image = line / L::height, y = line - image * L::height;
+    if (t.oy + y >= j.out_height || t.ox + x >= j.out_width || t.image + image >= j.batch) continue;
+    *(uint4 *)(out + image * j.out_batch + (t.oy + y) * j.out_row + (t.ox + x) * j.out_pixel) =
+        *(const uint4 *)(room + (line * L::out_row + x) * OUT_PIXEL + part * 8);
   }
 }
 
 /* Output by output, from x. */
-template <typename T>
+template <typename T, typename L>
 static __device__ void slow_tile(const conv_job &j, const tile &t, const uint16_t *filters, const float *biases) {
-  for (int i = threadIdx.x; i < TILE_H * TILE_W * CHANNELS; i += THREADS) {
-    int channel = i % CHANNELS, pixel = i / CHANNELS, oy = t.oy + pixel / TILE_W, ox = t.ox + pixel % TILE_W;
-    if (oy >= j.out_height || ox >= j.out_width || channel >= t.left) continue;
-    const T *from = (const T *)j.x + t.image * j.x_batch + t.first + channel;
+  for (int i = threadIdx.x; i < L::images * L::height * L::width * CHANNELS; i += THREADS) {
+    int channel = i % CHANNELS, pixel = i / CHANNELS, line = pixel / L::width, image = line / L::height;
+    int oy = t.oy + line - image * L::height, ox = t.ox + pixel - line * L::width;
+    if (oy >= j.out_height || ox >= j.out_width || channel >= t.left || t.image + image >= j.batch) continue;
+    const T *from = (const T *)j.x + (t.image + image) * j.x_batch + t.first + channel;
     const T *filter = (const T *)filters + channel * TAPS;
     float sum = biases[channel];
     for (int tap = 0; tap < TAPS; tap++) {
@@ -207,19 +223,21 @@ static __device__ void slow_tile(const conv_job &j, const tile &t, const uint16_
       if ((unsigned)y >= (unsigned)j.height || (unsigned)x >= (unsigned)j.width) continue;
       sum = fmaf(fk_float(filter[tap]), fk_float(from[y * j.x_row + x * j.x_pixel]), sum);
     }
-    ((T *)j.out)[t.image * j.out_batch + oy * j.out_row + ox * j.out_pixel + t.first + channel] = fk_from<T>(sum);
+    ((T *)j.out)[(t.image + image) * j.out_batch + oy * j.out_row + ox * j.out_pixel + t.first + channel] =
+        fk_from<T>(sum);
   }
 }
 
 /* Blocks: x over channels, so that neighbours read neighbouring bytes of the same pixels, then tiles, then images. */
-template <typename T>
+template <typename T, int UY, int UX>
 static __global__ void __launch_bounds__(THREADS, 4) depthwise_tiles(conv_job j, int parts, int tiles_w, int tiles) {
+  typedef layout<UY, UX> L;
   extern __shared__ uint4 shared_room[];
   __shared__ uint16_t filters[CHANNELS * TAPS];
   __shared__ float biases[CHANNELS];
   uint16_t *room = (uint16_t *)shared_room;
   int part = blockIdx.x % parts, rest = blockIdx.x / parts, place = rest % tiles;
-  tile t = {rest / tiles, place / tiles_w * TILE_H, place % tiles_w * TILE_W, part * CHANNELS,
+  tile t = {rest / tiles * L::images, place / tiles_w * L::height, place % tiles_w * L::width, part * CHANNELS,
             j.out_channels - part * CHANNELS};
   fk_wait_previous();
   for (int i = threadIdx.x; i < CHANNELS * TAPS; i += THREADS)
@@ -228,15 +246,15 @@ static __global__ void __launch_bounds__(THREADS, 4) depthwise_tiles(conv_job j,
     bool given = j.bias && (int)threadIdx.x < t.left;
     biases[threadIdx.x] = given ? fk_float(((const T *)j.bias)[t.first + threadIdx.x]) : 0;
   }
-  fill_planes<T>(j, t, room);
+  fill_planes<T, L>(j, t, room);
   __syncthreads();
   uint32_t words[2][UNIT_H][4];
-  bool finite = four_channels<T>(room, filters, biases, words);
+  bool finite = four_channels<T, UY, UX>(room, filters, biases, words);
   if (__syncthreads_or(!finite)) { /* also: the planes are no longer needed */
-    slow_tile<T>(j, t, filters, biases);
+    slow_tile<T, L>(j, t, filters, biases);
     return;
   }
-  write_tile<T>(j, t, room, words);
+  write_tile<T, UY, UX>(j, t, room, words);
 }
 
 bool conv_can_depthwise_mma(fk_type type, const conv_job &j) {
@@ -244,20 +262,29 @@ bool conv_can_depthwise_mma(fk_type type, const conv_job &j) {
                j.dilation_h == 1 && j.dilation_w == 1 && j.channels == 1 && j.features == 1;
   bool whole = (uintptr_t)j.x % 16 == 0 && j.x_batch % 8 == 0 && j.x_row % 8 == 0 && j.x_pixel % 8 == 0 &&
                (uintptr_t)j.out % 16 == 0 && j.out_batch % 8 == 0 && j.out_row % 8 == 0 && j.out_pixel % 8 == 0;
-  return type != FK_F32 && usual && whole && j.out_channels % 8 == 0 && j.out_height > 14 && j.out_width > 14;
+  return type != FK_F32 && usual && whole && j.out_channels % 8 == 0;
+}
+
+template <typename T, int UY, int UX>
+static fk_status launch(fk_context *ctx, const conv_job &j) {
+  typedef layout<UY, UX> L;
+  int64_t parts = fk_ceil_div(j.out_channels, CHANNELS), tiles_w = fk_ceil_div(j.out_width, L::width);
+  int64_t tiles = fk_ceil_div(j.out_height, L::height) * tiles_w;
+  int64_t blocks = parts * tiles * fk_ceil_div(j.batch, L::images);
+  if (blocks > INT32_MAX)
+    return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: %lld tiles; expected fewer than 2^31", (long long)blocks);
+  return fk_launch_early(ctx, depthwise_tiles<T, UY, UX>, dim3((unsigned)blocks), dim3(THREADS), L::bytes, j,
+                         (int)parts, (int)tiles_w, (int)tiles);
 }
 
 template <typename T>
-static fk_status launch(fk_context *ctx, const conv_job &j) {
-  int64_t parts = fk_ceil_div(j.out_channels, CHANNELS), tiles_w = fk_ceil_div(j.out_width, TILE_W);
-  int64_t tiles = fk_ceil_div(j.out_height, TILE_H) * tiles_w, blocks = parts * tiles * j.batch;
-  if (blocks > INT32_MAX)
-    return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: %lld tiles; expected fewer than 2^31", (long long)blocks);
-  return fk_launch_early(ctx, depthwise_tiles<T>, dim3((unsigned)blocks), dim3(THREADS), ROOM_BYTES, j, (int)parts,
-                         (int)tiles_w, (int)tiles);
+static fk_status dispatch(fk_context *ctx, const conv_job &j) {
+  int side = j.out_height > j.out_width ? j.out_height : j.out_width;
+  if (side > 2 * UNIT_H) return launch<T, 4, 4>(ctx, j);
+  return side > UNIT_H ? launch<T, 2, 2>(ctx, j) : launch<T, 1, 1>(ctx, j);
 }
 
 fk_status conv_depthwise_mma(fk_context *ctx, fk_type type, const conv_job &j) {
-  if (type == FK_BF16) return launch<__nv_bfloat16>(ctx, j);
-  return launch<__half>(ctx, j);
+  if (type == FK_BF16) return dispatch<__nv_bfloat16>(ctx, j);
+  return dispatch<__half>(ctx, j);
 }
