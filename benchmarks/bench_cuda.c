@@ -14,12 +14,12 @@
 #include <time.h>
 
 #include "core/convert.h"
+#include "engine/ceilings.h"
 #include "unit/task_sweep.h"
 
 enum { SKIPPED = 77, MAX_SAMPLES = 201, MIN_SAMPLES = 11, CHAIN = 20, WARMUP = 2 };
 enum { BLOCK = 1 << 22 }; /* numbers in the host's block of normal values */
 #define FLUSH_BYTES ((size_t)192 << 20)
-#define COPY_BYTES ((size_t)2 << 30)
 
 static struct {
   fk_context *ctx;
@@ -232,51 +232,6 @@ static int run_task(sweep_task *s) {
 
 /* ---- The machine's limits -------------------------------------------------------------------------------- */
 
-static fk_status measure_copy(void) {
-  fk_memory *memory = fk_cuda_memory(g.cuda);
-  char *from = memory->alloc(memory, COPY_BYTES), *to = memory->alloc(memory, COPY_BYTES);
-  double samples[9];
-  if (!from || !to) return fk_fail(FK_ERROR_MEMORY, "no memory for the copy");
-  FK_TRY(fk_cuda_fill(g.cuda, from, 1, COPY_BYTES));
-  for (int i = -1; i < 9; i++) {
-    double milliseconds;
-    FK_TRY(fk_cuda_timer_start(g.cuda, g.timer));
-    FK_TRY(fk_cuda_copy(g.cuda, to, from, COPY_BYTES));
-    FK_TRY(fk_cuda_timer_stop(g.cuda, g.timer));
-    FK_TRY(fk_cuda_timer_elapsed(g.cuda, g.timer, &milliseconds));
-    if (i >= 0) samples[i] = milliseconds;
-  }
-  memory->release(memory, from, COPY_BYTES);
-  memory->release(memory, to, COPY_BYTES);
-  g.copy_rate = 2e3 * (double)COPY_BYTES / median(samples, 9);
-  return FK_OK;
-}
-
-static fk_status measure_matrix(void) {
-  enum { N = 8192 };
-  double samples[9];
-  fk_tensor *x = fk_empty(g.ctx, FK_BF16, N, N), *w = fk_empty(g.ctx, FK_BF16, N, N),
-            *y = fk_empty(g.ctx, FK_BF16, N, N);
-  if (!x || !w || !y) return FK_ERROR_MEMORY;
-  size_t bytes = fk_type_bytes(FK_BF16, (int64_t)N * N), block = fk_type_bytes(FK_BF16, BLOCK);
-  FK_TRY(fk_convert_row(FK_BF16, g.converted, FK_F32, g.normal, BLOCK));
-  for (size_t at = 0; at < bytes; at += block) {
-    FK_TRY(fk_cuda_upload(g.cuda, (char *)x->data + at, g.converted, block));
-    FK_TRY(fk_cuda_upload(g.cuda, (char *)w->data + at, g.converted, block));
-  }
-  for (int i = -3; i < 9; i++) {
-    double milliseconds;
-    FK_TRY(fk_cuda_timer_start(g.cuda, g.timer));
-    FK_TRY(fk_call(g.ctx, "linear", x, w, NULL, y));
-    FK_TRY(fk_cuda_timer_stop(g.cuda, g.timer));
-    FK_TRY(fk_cuda_timer_elapsed(g.cuda, g.timer, &milliseconds));
-    if (i >= 0) samples[i] = milliseconds;
-  }
-  fk_context_reset(g.ctx);
-  g.matrix_rate = 2e3 * (double)N * N * N / median(samples, 9);
-  return FK_OK;
-}
-
 static fk_status measure_overhead(void) {
   double samples[MAX_SAMPLES];
   int count;
@@ -300,11 +255,10 @@ static fk_status open_device(void) {
   if (!g.flush) return fk_fail(FK_ERROR_MEMORY, "no memory for the flush");
   FK_TRY(fk_cuda_fill(g.cuda, g.flush, 1, FLUSH_BYTES));
   make_normal();
-  FK_TRY(measure_copy());
-  if (measure_matrix() != FK_OK) { /* without a linear kernel there is no rate to compare with */
-    fprintf(stderr, "matrix rate: %s; taking 790 TFLOP/s\n", fk_last_error());
-    g.matrix_rate = 790e12;
-  }
+  fk_cuda_ceilings ceilings;
+  FK_TRY(fk_measure_cuda(g.ctx, &ceilings));
+  g.copy_rate = ceilings.bytes_per_second;
+  g.matrix_rate = ceilings.flops_per_second;
   return measure_overhead();
 }
 
