@@ -1,22 +1,28 @@
-/* grn on the GPU, in three steps: sums of squares of every channel, by chunks of pixels; from them a factor for every
- * channel; and the map. So many images at a time that the third step finds in the L2 cache what the first has read. */
-#include <float.h>
-
+/* grn on the GPU, in two steps: sums of squares of every channel, by chunks of pixels; and the map, whose blocks first
+ * put the sums of their image together. So many images at a time that the second step finds in the L2 cache what the
+ * first has read. */
 #include "device/cuda/channels.cuh"
 #include "device/cuda/map.cuh"
 #include "tasks/grn.h"
 
-enum { IMAGES_BYTES = 20 << 20, CHUNK = 256 };
+enum { PASS_BYTES = 32 << 20, CHUNK = 256, SLICE_BYTES = 96 << 10, THREADS = 256, LOADS = 4 };
+
+/* Norms of chunks are stored as floats times this: the largest cannot overflow. */
+static constexpr double shrink = 1.0 / 65536;
 
 struct squares {
-  static __device__ __forceinline__ float of(float v) {
+  static __device__ __forceinline__ bool in_range(double sum) {
+    return sum <= (double)FLT_MAX && sum >= 1e-30;
+  }
+  template <typename R>
+  static __device__ __forceinline__ R of(R v) {
     return v * v;
   }
   /* out is [images][chunks][channels]. */
   template <typename T>
   static __device__ __forceinline__ void store(const fk_channels &a, int64_t image, int64_t chunk, int64_t channel,
                                                double sum) {
-    ((float *)a.out)[(image * a.chunks + chunk) * a.channels + channel] = (float)sum;
+    ((float *)a.out)[(image * a.chunks + chunk) * a.channels + channel] = (float)(sqrt(sum) * shrink);
   }
 };
 
@@ -25,117 +31,128 @@ typedef struct grn_args {
   void *out;
   fk_row_map x_rows, out_rows;
   int64_t pixels, channels, chunks, first_image;
-  const float *squares; /* [batch][chunks][channels] */
-  double *norms;        /* [batch][channels] */
-  float *factors;       /* [batch][channels] weight * response */
+  int64_t slice, slices; /* pixels of a block, blocks of an image */
+  float *norms;          /* [batch][chunks][channels] */
   double epsilon;
-  int64_t items, items_per_row; /* of a pass */
-  fk_divider per_row, per_image;
+  int64_t spans; /* of V channels, per pixel */
+  fk_divider by_spans, by_slices;
 } grn_args;
 
-/* The norm of one channel in double, for squares that leave the range of float. */
-template <typename T>
-static __device__ double norm_in_double(const grn_args &a, int64_t image, int64_t channel) {
+static __device__ __forceinline__ double norm_of(const grn_args &a, int64_t image, int64_t channel) {
+  const float *norm = a.norms + image * a.chunks * a.channels + channel;
   double sum = 0;
-  for (int64_t p = 0; p < a.pixels; p++) {
-    double v = (double)fk_float(((const T *)a.x)[fk_row_offset(a.x_rows, image * a.pixels + p) + channel]);
-    sum += v * v;
-  }
-  return sqrt(sum);
+  for (int64_t i = 0; i < a.chunks; i++) sum += (double)norm[i * a.channels] * (double)norm[i * a.channels];
+  return sqrt(sum) / shrink;
 }
 
-/* A block per image. */
+/* weight * response of every channel, to shared memory. */
 template <typename T>
-static __global__ void __launch_bounds__(1024) grn_factors(const __grid_constant__ grn_args a) {
-  __shared__ double partial[32];
-  int64_t image = a.first_image + blockIdx.x;
-  double *norms = a.norms + image * a.channels, mean = 0;
-  fk_wait_previous();
-  for (int64_t c = threadIdx.x; c < a.channels; c += blockDim.x) {
-    double sum = 0;
-    for (int64_t i = 0; i < a.chunks; i++) sum += (double)a.squares[(image * a.chunks + i) * a.channels + c];
-    double norm = sum <= (double)FLT_MAX && sum >= 1e-30 ? sqrt(sum) : norm_in_double<T>(a, image, c);
-    norms[c] = norm;
-    mean += norm;
-  }
+static __device__ void find_factors(const grn_args &a, int64_t image, float *factors) {
+  __shared__ double partial[THREADS / 32];
+  double mean = 0;
+  for (int64_t c = threadIdx.x; c < a.channels; c += THREADS) mean += norm_of(a, image, c);
   for (int d = 16; d > 0; d /= 2) mean += __shfl_xor_sync(0xffffffffu, mean, d);
   if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = mean;
   __syncthreads();
   mean = 0;
-  for (int w = 0; w < (int)blockDim.x / 32; w++) mean += partial[w];
-  mean /= (double)a.channels;
-  for (int64_t c = threadIdx.x; c < a.channels; c += blockDim.x)
-    a.factors[image * a.channels + c] =
-        (float)((double)fk_float(((const T *)a.weight)[c]) * norms[c] / (mean + a.epsilon));
+  for (int w = 0; w < THREADS / 32; w++) mean += partial[w];
+  double factor = 1 / (mean / (double)a.channels + a.epsilon);
+  for (int64_t c = threadIdx.x; c < a.channels; c += THREADS)
+    factors[c] = (float)((double)fk_float(((const T *)a.weight)[c]) * (norm_of(a, image, c) * factor));
+  __syncthreads();
 }
 
-/* out = x + x * factor + bias. An item is V channels of a pixel. */
+/* x + x * factor + bias, for a pack or one element. */
+template <typename T>
+static __device__ __forceinline__ uint4 respond(const uint4 &x, const float *factor, const T *bias) {
+  constexpr int N = fk_pack<T>::size;
+  float v[N], b[N];
+  alignas(16) float f[N];
+  fk_unpack<T>(x, v);
+  fk_unpack<T>(fk_load_raw(bias), b);
+#pragma unroll
+  for (int i = 0; i < N; i += 4) *reinterpret_cast<float4 *>(f + i) = *reinterpret_cast<const float4 *>(factor + i);
+#pragma unroll
+  for (int i = 0; i < N; i++) v[i] = v[i] + v[i] * f[i] + b[i];
+  return fk_repack<T>(v);
+}
+
+template <typename T>
+static __device__ __forceinline__ T respond(const T &x, const float *factor, const T *bias) {
+  return fk_from<T>(fk_float(x) + fk_float(x) * *factor + fk_float(*bias));
+}
+
+/* A block per slice of an image. V: channels of a span. */
 template <typename T, int V>
-static __global__ void __launch_bounds__(256) grn_map(const __grid_constant__ grn_args a) {
-  constexpr int U = 2;
-  typedef struct alignas(sizeof(T) * V) {
-    T at[V];
-  } span;
-  span kept[U], bias[U];
-  int64_t image[U], pixel[U], channel[U];
+static __global__ void __launch_bounds__(THREADS) grn_map(const __grid_constant__ grn_args a) {
+  typedef typename fk_span<T, V>::type span;
+  extern __shared__ float4 room[];
+  float *factors = (float *)room;
+  uint32_t in_pass = fk_divide(blockIdx.x, a.by_slices);
+  int64_t image = a.first_image + in_pass, start = (blockIdx.x - in_pass * a.slices) * a.slice;
+  int64_t pixels = a.pixels - start < a.slice ? a.pixels - start : a.slice;
   fk_wait_previous();
-#pragma unroll
-  for (int u = 0; u < U; u++) {
-    int64_t item = ((int64_t)blockIdx.x * U + u) * 256 + threadIdx.x;
-    if (item >= a.items) continue;
-    uint32_t row = fk_divide((uint32_t)item, a.per_row), n = fk_divide(row, a.per_image);
-    image[u] = a.first_image + n;
-    pixel[u] = a.first_image * a.pixels + row;
-    channel[u] = (item - row * a.items_per_row) * V;
-    kept[u] = *reinterpret_cast<const span *>((const T *)a.x + fk_row_offset(a.x_rows, pixel[u]) + channel[u]);
-    bias[u] = *reinterpret_cast<const span *>((const T *)a.bias + channel[u]);
-  }
+  find_factors<T>(a, image, factors);
   fk_let_next_start();
+  uint32_t items = (uint32_t)(pixels * a.spans);
+  int64_t first = image * a.pixels + start;
+  for (uint32_t base = threadIdx.x; base < items; base += THREADS * LOADS) {
+    span kept[LOADS];
+    int64_t row[LOADS];
+    uint32_t channel[LOADS];
 #pragma unroll
-  for (int u = 0; u < U; u++) {
-    if (((int64_t)blockIdx.x * U + u) * 256 + threadIdx.x >= a.items) continue;
-    const float *factor = a.factors + image[u] * a.channels + channel[u];
-#pragma unroll
-    for (int i = 0; i < V; i++) {
-      float x = fk_float(kept[u].at[i]);
-      kept[u].at[i] = fk_from<T>(x + x * factor[i] + fk_float(bias[u].at[i]));
+    for (int u = 0; u < LOADS; u++) {
+      uint32_t item = base + u * THREADS, pixel = fk_divide(item, a.by_spans);
+      if (item >= items) continue;
+      row[u] = first + pixel;
+      channel[u] = (item - pixel * (uint32_t)a.spans) * V;
+      kept[u] = *reinterpret_cast<const span *>((const T *)a.x + fk_row_offset(a.x_rows, row[u]) + channel[u]);
     }
-    *reinterpret_cast<span *>((T *)a.out + fk_row_offset(a.out_rows, pixel[u]) + channel[u]) = kept[u];
+#pragma unroll
+    for (int u = 0; u < LOADS; u++)
+      if (base + u * THREADS < items)
+        *reinterpret_cast<span *>((T *)a.out + fk_row_offset(a.out_rows, row[u]) + channel[u]) =
+            respond(kept[u], factors + channel[u], (const T *)a.bias + channel[u]);
   }
 }
 
 /* One pass over `images` images. */
 template <typename T>
-static fk_status pass(fk_context *ctx, grn_args a, int64_t images) {
-  constexpr int N = fk_pack<T>::size;
+static fk_status pass(fk_context *ctx, const grn_args &a, int64_t images, bool packed) {
   fk_channels sums = {};
   sums.x = a.x, sums.x_rows = a.x_rows;
-  sums.out = (void *)a.squares;
+  sums.out = a.norms;
   sums.pixels = a.pixels, sums.channels = a.channels;
   sums.chunk = CHUNK, sums.chunks = a.chunks;
   sums.first_image = a.first_image;
   fk_status status = fk_channel_launch<squares, T>(ctx, sums, images);
   if (status != FK_OK) return status;
-  dim3 threads((unsigned)(a.channels >= 1024 ? 1024 : fk_ceil_div(a.channels, 32) * 32));
-  status = fk_launch_early(ctx, grn_factors<T>, dim3((unsigned)images), threads, 0, a);
-  if (status != FK_OK) return status;
-  bool packed = a.channels % N == 0 && fk_packs_rows<T>(a.x, a.x_rows) && fk_packs_rows<T>(a.out, a.out_rows) &&
-                fk_packs<T>(a.bias, 0, a.channels);
-  a.items_per_row = packed ? a.channels / N : a.channels;
-  a.items = images * a.pixels * a.items_per_row;
-  if (a.items >> 31) return fk_fail(FK_ERROR_UNSUPPORTED, "grn: cuda: an image of 2^31 elements is too large");
-  a.per_row = fk_divide_by(a.items_per_row), a.per_image = fk_divide_by(a.pixels);
-  return fk_launch_early(ctx, packed ? grn_map<T, N> : grn_map<T, 1>, dim3((unsigned)fk_ceil_div(a.items, 512)),
-                         dim3(256), 0, a);
+  return fk_launch_early(ctx, packed ? grn_map<T, fk_pack<T>::size> : grn_map<T, 1>,
+                         dim3((unsigned)(images * a.slices)), dim3(THREADS), (size_t)a.channels * sizeof(float), a);
 }
 
 template <typename T>
 static fk_status launch(fk_context *ctx, grn_args a, int64_t batch) {
-  int64_t at_once = IMAGES_BYTES / (a.pixels * a.channels * (int64_t)sizeof(T));
-  if (at_once < 1) at_once = 1;
+  int64_t image_bytes = a.pixels * a.channels * (int64_t)sizeof(T);
+  bool packed = a.channels % fk_pack<T>::size == 0 && fk_packs_rows<T>(a.x, a.x_rows) &&
+                fk_packs_rows<T>(a.out, a.out_rows) && (uintptr_t)a.bias % 16 == 0;
+  a.spans = packed ? a.channels / fk_pack<T>::size : a.channels;
+  /* Equal passes; slices that fill the GPU, and are worth the sums that their block starts with. */
+  int64_t passes = fk_ceil_div(batch * image_bytes, PASS_BYTES);
+  if (passes > batch) passes = batch;
+  int64_t at_once = fk_ceil_div(batch, passes), fill = fk_ceil_div(4 * fk_context_cuda(ctx)->num_sms, at_once);
+  a.slices = fk_ceil_div(image_bytes, SLICE_BYTES);
+  if (a.slices < fill) a.slices = fill;
+  if (a.slices > fk_ceil_div(a.pixels, 8)) a.slices = fk_ceil_div(a.pixels, 8);
+  a.slice = fk_ceil_div(a.pixels, a.slices), a.slices = fk_ceil_div(a.pixels, a.slice);
+  if (a.slice * a.spans >= INT32_MAX || a.slices * at_once > INT32_MAX ||
+      (size_t)a.channels * sizeof(float) > fk_context_cuda(ctx)->max_shared_bytes - 1024)
+    return fk_fail(FK_ERROR_UNSUPPORTED, "grn: cuda: %lld pixels of %lld channels are too many", (long long)a.pixels,
+                   (long long)a.channels);
+  a.by_spans = fk_divide_by(a.spans), a.by_slices = fk_divide_by(a.slices);
   for (a.first_image = 0; a.first_image < batch; a.first_image += at_once) {
     int64_t images = batch - a.first_image < at_once ? batch - a.first_image : at_once;
-    fk_status status = pass<T>(ctx, a, images);
+    fk_status status = pass<T>(ctx, a, images, packed);
     if (status != FK_OK) return status;
   }
   return FK_OK;
@@ -151,9 +168,7 @@ fk_status fk_cuda_grn(fk_context *ctx, const fk_grn_args *t) {
   a.pixels = fk_size(t->x, 1) * fk_size(t->x, 2), a.channels = fk_size(t->x, 3);
   a.chunks = fk_ceil_div(a.pixels, CHUNK);
   a.epsilon = t->epsilon;
-  a.squares = (float *)fk_scratch(ctx, (size_t)(batch * a.chunks * a.channels) * sizeof *a.squares);
-  a.norms = (double *)fk_scratch(ctx, (size_t)(batch * a.channels) * sizeof *a.norms);
-  a.factors = (float *)fk_scratch(ctx, (size_t)(batch * a.channels) * sizeof *a.factors);
-  if (!a.squares || !a.norms || !a.factors) return FK_ERROR_MEMORY;
+  a.norms = (float *)fk_scratch(ctx, (size_t)(batch * a.chunks * a.channels) * sizeof *a.norms);
+  if (!a.norms) return FK_ERROR_MEMORY;
   FK_FLOAT_DISPATCH(fk_type_of(t->x), T, return launch<T>(ctx, a, batch));
 }

@@ -2,7 +2,11 @@
 #include "tasks/global_avg_pool2d.h"
 
 struct mean_of_pixels {
-  static __device__ __forceinline__ float of(float v) {
+  static __device__ __forceinline__ bool in_range(double sum) {
+    return fabs(sum) <= (double)FLT_MAX;
+  }
+  template <typename R>
+  static __device__ __forceinline__ R of(R v) {
     return v;
   }
   template <typename T>
