@@ -25,41 +25,6 @@ static __device__ __forceinline__ void clear_sums(decode_sums<R, C> &x) {
   }
 }
 
-/* The sums of the warps that share a head, all into the first one's; m and l must not differ between the lanes of a
- * row. Every warp's room is its own stages, idle now. */
-template <int R, int C>
-static __device__ __forceinline__ void merge_warps(const decode_call &c, decode_sums<R, C> &x, float *room,
-                                                   int room_floats) {
-  int warp = threadIdx.x / 32, key_lane = warp / c.heads_per_block;
-#pragma unroll 1
-  for (int step = c.key_lanes / 2; step > 0; step /= 2) {
-    if (key_lane >= step && key_lane < 2 * step) {
-      float *to = room + warp * room_floats + threadIdx.x % 32;
-#pragma unroll
-      for (int r = 0; r < R; r++) {
-        to[r * (C + 2) * 32] = x.m[r];
-        to[(r * (C + 2) + 1) * 32] = x.l[r];
-#pragma unroll
-        for (int i = 0; i < C; i++) to[(r * (C + 2) + 2 + i) * 32] = x.o[r][i];
-      }
-    }
-    __syncthreads();
-    if (key_lane < step) {
-      const float *from = room + (warp + step * c.heads_per_block) * room_floats + threadIdx.x % 32;
-#pragma unroll
-      for (int r = 0; r < R; r++) {
-        float m = from[r * (C + 2) * 32], largest = fmaxf(x.m[r], m);
-        float own = rescale(x.m[r], largest), other = rescale(m, largest);
-        x.m[r] = largest;
-        x.l[r] = x.l[r] * own + from[(r * (C + 2) + 1) * 32] * other;
-#pragma unroll
-        for (int i = 0; i < C; i++) x.o[r][i] = x.o[r][i] * own + from[(r * (C + 2) + 2 + i) * 32] * other;
-      }
-    }
-    __syncthreads();
-  }
-}
-
 static __device__ __forceinline__ float sink_of(const decode_call &c, int head) {
   float sink = c.sinks_type == FK_F32    ? ((const float *)c.sinks)[head]
                : c.sinks_type == FK_BF16 ? fk_float(((const __nv_bfloat16 *)c.sinks)[head])
@@ -92,45 +57,100 @@ static __device__ __forceinline__ void store_two(T *to, float a, float b) {
     *(uint32_t *)to = pack_two<T>(a, b);
 }
 
-/* A lane's columns of a row, times scale; zeros if not sees. */
-template <typename M, typename T>
-static __device__ __forceinline__ void store_row(T *to, const float (&o)[M::C], bool sees, float scale) {
+/* A row is complete: its sums become numbers of out. */
+template <typename T, typename M>
+static __device__ __forceinline__ void finish_row(const decode_call &c, const decode_segment &g, int row, int kv_head,
+                                                  const decode_sums<M::R, M::C> &x, int i) {
+  int lo, hi;
+  row_keys(c, g, row, lo, hi);
+  float scale = row_scale(c, g.row0 + row, kv_head, x.m[i], x.l[i]);
+  T *to = (T *)c.out + row_offset(c, c.os, g.b, g.q0, g.row0 + row, kv_head);
+#pragma unroll
+  for (int k = 0; k < M::C; k += M::run) {
+    float first = lo < hi ? x.o[i][k] * scale : 0;
+    if constexpr (M::run == 2)
+      store_two(to + M::column_of(k), first, lo < hi ? x.o[i][k + 1] * scale : 0);
+    else
+      to[M::column_of(k)] = fk_from<T>(first);
+  }
+}
+
+/* A row's sums as they are, to partial results or shared memory. */
+template <typename M>
+static __device__ __forceinline__ void keep_row(float *o, float2 *ml, const decode_sums<M::R, M::C> &x, int i) {
+  if (threadIdx.x % M::row_lanes == 0) *ml = make_float2(x.m[i], x.l[i]);
 #pragma unroll
   for (int k = 0; k < M::C; k += M::run) {
     if constexpr (M::run == 2)
-      store_two(to + M::column_of(k), sees ? o[k] * scale : 0, sees ? o[k + 1] * scale : 0);
+      *(float2 *)(o + M::column_of(k)) = make_float2(x.o[i][k], x.o[i][k + 1]);
     else
-      to[M::column_of(k)] = fk_from<T>(sees ? o[k] * scale : 0);
+      o[M::column_of(k)] = x.o[i][k];
+  }
+}
+
+/* Warps that share heads have kept their rows in their stages, idle now: [warp][row][DV], then [warp][row] of (m, l).
+ * A thread takes two columns of a row, in the order of the keys. */
+template <typename T, int DV>
+static __device__ __forceinline__ void merge_warps(const decode_call &c, const decode_segment &g, const float *room,
+                                                   int room_floats, int rows) {
+#pragma unroll 1
+  for (int task = threadIdx.x; task < c.heads_per_block * rows * (DV / 2); task += blockDim.x) {
+    int line = task / (DV / 2), column = task % (DV / 2) * 2, head = 0, row = line;
+    while (row >= rows) row -= rows, head++;
+    const float *from = room + head * room_floats, *ml = from + (DV << c.tile_shift);
+    int step = c.heads_per_block * room_floats;
+    float largest = -INFINITY, l = 0, o[2] = {0, 0};
+    for (int k = 0; k < c.key_lanes; k++) largest = fmaxf(largest, ml[k * step + 2 * row]);
+#pragma unroll 2
+    for (int k = 0; k < c.key_lanes; k++) {
+      float2 part = *(const float2 *)(from + k * step + row * DV + column);
+      float factor = rescale(ml[k * step + 2 * row], largest);
+      l += ml[k * step + 2 * row + 1] * factor;
+      o[0] += part.x * factor;
+      o[1] += part.y * factor;
+    }
+    int kv_head = g.head_group * c.heads_per_block + head;
+    if (g.begins && g.ends) {
+      int lo, hi;
+      row_keys(c, g, row, lo, hi);
+      float scale = row_scale(c, g.row0 + row, kv_head, largest, l);
+      T *to = (T *)c.out + row_offset(c, c.os, g.b, g.q0, g.row0 + row, kv_head) + column;
+      store_two(to, lo < hi ? o[0] * scale : 0, lo < hi ? o[1] * scale : 0);
+    } else {
+      int at = partial_row(c, blockIdx.x, g.begins, head, row);
+      *(float2 *)(c.partial_o + (int64_t)at * DV + column) = make_float2(o[0], o[1]);
+      if (column == 0) *(float2 *)(c.partial_ml + 2 * at) = make_float2(largest, l);
+    }
   }
 }
 
 /* The block's share of an item has been computed: its result goes where it belongs. */
-template <typename T, typename M>
+template <typename T, int DV, typename M>
 static __device__ __forceinline__ void end_segment(const decode_call &c, const decode_segment &g, float *room,
                                                    int room_floats, decode_sums<M::R, M::C> &x) {
-  int warp = threadIdx.x / 32, head = warp % c.heads_per_block, kv_head = g.head_group * c.heads_per_block + head;
-  int rows = g.num_q * (int)c.group.divisor - g.row0;
-#pragma unroll
-  for (int i = 0; i < M::R; i++)
-#pragma unroll
-    for (int d = 1; d < M::row_lanes; d *= 2) x.l[i] += __shfl_xor_sync(0xffffffffu, x.l[i], d);
-  if (c.key_lanes > 1) merge_warps(c, x, room, room_floats);
-  if (warp >= c.heads_per_block) return;
+  int warp = threadIdx.x / 32, kv_head = g.head_group * c.heads_per_block + warp;
+  int rows = min(1 << M::tile_shift, g.num_q * (int)c.group.divisor - g.row0);
+  __syncwarp(); /* the stages have been read */
 #pragma unroll
   for (int i = 0; i < M::R; i++) {
     int row = M::row_of(i);
+#pragma unroll
+    for (int d = 1; d < M::row_lanes; d *= 2) x.l[i] += __shfl_xor_sync(0xffffffffu, x.l[i], d);
     if (row >= rows) continue;
-    if (g.begins && g.ends) {
-      int lo, hi;
-      row_keys(c, g, row, lo, hi);
-      T *to = (T *)c.out + row_offset(c, c.os, g.b, g.q0, g.row0 + row, kv_head);
-      store_row<M>(to, x.o[i], lo < hi, row_scale(c, g.row0 + row, kv_head, x.m[i], x.l[i]));
+    if (c.key_lanes > 1) {
+      float *own = room + warp * room_floats;
+      keep_row<M>(own + row * DV, (float2 *)(own + (DV << M::tile_shift) + 2 * row), x, i);
+    } else if (g.begins && g.ends) {
+      finish_row<T, M>(c, g, row, kv_head, x, i);
     } else {
-      int at = partial_row(c, blockIdx.x, g.begins, head, row);
-      if (threadIdx.x % M::row_lanes == 0) *(float2 *)(c.partial_ml + 2 * at) = make_float2(x.m[i], x.l[i]);
-      store_row<M>(c.partial_o + (int64_t)at * c.d_v, x.o[i], true, 1);
+      int at = partial_row(c, blockIdx.x, g.begins, warp, row);
+      keep_row<M>(c.partial_o + (int64_t)at * DV, (float2 *)(c.partial_ml + 2 * at), x, i);
     }
   }
+  if (c.key_lanes == 1) return;
+  __syncthreads();
+  merge_warps<T, DV>(c, g, room, room_floats, rows);
+  __syncthreads();
 }
 
 /* One block for each block of the computation: the item that began there, if others went on with it. A warp takes a
@@ -147,20 +167,30 @@ static __global__ void __launch_bounds__(256) decode_combine(const __grid_consta
   decode_sequence s = sequence_at(c, record.b);
   int rows = min(1 << c.tile_shift, s.num_q * (int)c.group.divisor - record.row0);
   for (int task = threadIdx.x / 32; task < rows * c.heads_per_block; task += blockDim.x / 32) {
-    int head = task / rows, row = task - head * rows;
+    int head = 0, row = task;
+    while (row >= rows) row -= rows, head++;
     float largest = -INFINITY, l = 0, o[8] = {};
     for (int k = lane; k < record.parts; k += 32)
       largest = fmaxf(largest, c.partial_ml[2 * partial_row(c, blockIdx.x + k, k == 0, head, row)]);
     largest = fk_warp_max(largest);
-#pragma unroll 4
-    for (int k = 0; k < record.parts; k++) {
-      int at = partial_row(c, blockIdx.x + k, k == 0, head, row);
-      float2 ml = *(const float2 *)(c.partial_ml + 2 * at);
-      float factor = rescale(ml.x, largest);
-      l += ml.y * factor;
+    for (int base = 0; base < record.parts; base += 32) {
+      float factor = 0, sum = 0;
+      int mine = base + lane, count = min(record.parts - base, 32);
+      if (mine < record.parts) {
+        int at = partial_row(c, blockIdx.x + mine, mine == 0, head, row);
+        float2 ml = *(const float2 *)(c.partial_ml + 2 * at);
+        factor = rescale(ml.x, largest);
+        sum = ml.y * factor;
+      }
+      l += fk_warp_sum(sum);
+#pragma unroll 8
+      for (int k = 0; k < count; k++) {
+        int at = partial_row(c, blockIdx.x + base + k, base + k == 0, head, row);
+        float by = __shfl_sync(0xffffffffu, factor, k);
 #pragma unroll
-      for (int i = 0; i < 8; i++)
-        if (i < columns) o[i] += c.partial_o[(int64_t)at * c.d_v + i * 32 + lane] * factor;
+        for (int i = 0; i < 8; i++)
+          if (i < columns) o[i] += c.partial_o[(int64_t)at * c.d_v + i * 32 + lane] * by;
+      }
     }
     int kv_head = record.head_group * c.heads_per_block + head, lo, hi;
     visible_keys(c, s.shift, s.num_k, divide(record.row0 + row, c.group), lo, hi);
@@ -238,7 +268,7 @@ static __global__ void __launch_bounds__(32 * MAX_WARPS, 1) decode(const __grid_
     from = from + 1 == STAGES ? 0 : from + 1;
     done++;
     if (--left > 0) continue;
-    end_segment<T, M>(c, *g, (float *)shared, STAGES * stage_bytes / 4, x);
+    end_segment<T, DV, M>(c, *g, (float *)shared, STAGES * stage_bytes / 4, x);
     if (g->begins && !g->ends && threadIdx.x == 0) {
       decode_record record = {block_of(share, g->last) - (int)blockIdx.x + 1, g->b, g->row0, g->head_group};
       c.records[blockIdx.x] = record;
