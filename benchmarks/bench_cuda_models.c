@@ -331,6 +331,7 @@ static fk_status run_dlrm(const fk_model *model, const char *name, int64_t batch
     }
   ((int64_t *)offsets->data)[bag] = at;
   FK_TRY(fk_cuda_random(g.ctx->cuda, dense->data, FK_BF16, fk_numel(dense), 5, 0, 1));
+  FK_TRY(fk_move_to_device(g.ctx, &values)); /* only tasks read them */
   FK_TRY(fk_tensors_put(&inputs, "dense_features", dense));
   FK_TRY(fk_tensors_put(&inputs, "sparse_values", values));
   FK_TRY(fk_tensors_put(&inputs, "sparse_offsets", offsets));

@@ -6,7 +6,7 @@
 #include "core/kernel.h"
 #include "engine/loader.h"
 
-enum { MAX_FEATURES = 1024, MAX_LAYERS = 32, NAME_SIZE = 96 };
+enum { MAX_FEATURES = 1024, MAX_LAYERS = 32, NAME_SIZE = 96, PARALLEL = 1 << 16 };
 
 typedef struct layer {
   fk_tensor *weight, *bias; /* [out, in], [out] */
@@ -169,15 +169,22 @@ static fk_status check_kind(const char *name, const fk_tensor *t, int32_t ndim, 
   return FK_OK;
 }
 
+/* An offset: int32 or int64, as check_kind has made sure. */
+static inline int64_t offset_at(const fk_tensor *t, int64_t i) {
+  return fk_type_of(t) == FK_I64 ? ((const int64_t *)fk_data(t))[i] : ((const int32_t *)fk_data(t))[i];
+}
+
 static fk_status check_offsets(const dlrm *m, const batch *b) {
-  int64_t count = m->num_features * b->size, last = 0;
-  for (int64_t i = 0; i <= count; i++) {
-    int64_t x = fk_load_i64(fk_type_of(b->offsets), fk_data(b->offsets), i);
+  int64_t count = m->num_features * b->size, wrong = 0;
+#pragma omp parallel for reduction(+ : wrong) if (count > PARALLEL)
+  for (int64_t i = 0; i < count; i++) wrong += offset_at(b->offsets, i) > offset_at(b->offsets, i + 1);
+  for (int64_t i = 0, last = 0; i <= count && (wrong || i == 0); last = offset_at(b->offsets, i++)) {
+    int64_t x = offset_at(b->offsets, i);
     if (i == 0 ? x != 0 : x < last)
       return fk_fail(FK_ERROR_ARGUMENT, "sparse_offsets[%lld]: expected %s%lld, got %lld", (long long)i,
                      i == 0 ? "" : "at least ", (long long)last, (long long)x);
-    last = x;
   }
+  int64_t last = offset_at(b->offsets, count);
   if (last == b->values->shape[0]) return FK_OK;
   return fk_fail(FK_ERROR_ARGUMENT,
                  "sparse_offsets: expected the last one to be the number of sparse_values, %lld, got %lld",
@@ -242,7 +249,7 @@ static int64_t expected_start(const dlrm *m, int64_t count, int f) {
 /* Where the values of feature f begin. */
 static int64_t start_of(fk_context *ctx, const dlrm *m, const batch *b, int f) {
   if (fk_context_backend(ctx) == FK_META) return expected_start(m, b->values->shape[0], f);
-  return fk_load_i64(fk_type_of(b->offsets), fk_data(b->offsets), f * b->size);
+  return offset_at(b->offsets, f * b->size);
 }
 
 /* [features, batch + 1]: offsets that begin with 0 in every feature, carried over together. On meta: bags of equal
@@ -251,13 +258,13 @@ static fk_status feature_offsets(fk_context *ctx, const dlrm *m, const batch *b,
   bool meta = fk_context_backend(ctx) == FK_META;
   *out = fk_host(ctx, FK_I64, m->num_features, b->size + 1);
   if (!*out) return FK_ERROR_MEMORY;
-  int64_t *offsets = (*out)->data;
+  int64_t *all = (*out)->data;
+#pragma omp parallel for if (m->num_features * b->size > PARALLEL)
   for (int f = 0; f < m->num_features; f++) {
     int64_t start = start_of(ctx, m, b, f), length = start_of(ctx, m, b, f + 1) - start;
-    for (int64_t i = 0; i <= b->size && offsets; i++, offsets++)
-      *offsets = !meta     ? fk_load_i64(fk_type_of(b->offsets), fk_data(b->offsets), f * b->size + i) - start
-                 : b->size ? length * i / b->size
-                           : 0;
+    int64_t *offsets = all + f * (b->size + 1);
+    for (int64_t i = 0; i <= b->size && !meta; i++) offsets[i] = offset_at(b->offsets, f * b->size + i) - start;
+    for (int64_t i = 0; i <= b->size && meta; i++) offsets[i] = b->size ? length * i / b->size : 0;
   }
   return fk_move_to_device(ctx, out);
 }

@@ -77,7 +77,7 @@ typedef struct fk_model_class {
   /* Reads the configuration, binds every weight. */
   fk_status (*load)(fk_loader *loader, void *model);
   /* The public reference's forward(): inputs and outputs named as there. Both are host tensors on every device (cuda
-   * takes float inputs from GPU memory too); outputs are temporaries of ctx. */
+   * takes those that only tasks read, floats above all, from GPU memory too); outputs are temporaries of ctx. */
   fk_status (*forward)(fk_context *ctx, const fk_model *model, const fk_tensors *inputs, fk_tensors *outputs);
   const fk_sequence_ops *sequence; /* NULL when the model does not generate tokens; then it has inputs */
   const fk_model_input *inputs;    /* of forward(), ended by a NULL name; NULL for sequence models */
