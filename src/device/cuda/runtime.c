@@ -91,9 +91,13 @@ fk_status fk_cuda_create(int device_id, fk_cuda **out) {
   int count = 0;
   cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess || count == 0) {
+    int driver = 0; /* 0 where there is none, which the runtime calls one that is too old */
+    if (cudaDriverGetVersion(&driver) != cudaSuccess) driver = 0;
     cudaGetLastError();
     return fk_fail(FK_ERROR_UNSUPPORTED, "cuda: there is no usable GPU: %s",
-                   error ? cudaGetErrorString(error) : "no device");
+                   !error        ? "no device"
+                   : driver == 0 ? "no driver (libcuda.so.1) is installed"
+                                 : cudaGetErrorString(error));
   }
   if (device_id < 0 || device_id >= count)
     return fk_fail(FK_ERROR_ARGUMENT, "cuda: expected a device from 0 to %d, got %d", count - 1, device_id);
