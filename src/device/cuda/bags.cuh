@@ -1,17 +1,23 @@
 /* Pooling bags of rows, of one table or of several that lie below each other.
  *
- * A block takes a run of bags of one table. Their values are one stretch of memory, whatever the bags' lengths, and its
- * groups of lanes (one lane per pack of a row) share it out in equal parts, several rows in flight each. A bag that
- * lies within a group's part is stored by that group; of one that reaches into the next parts the sums meet in shared
- * memory and are added in order. So neither long bags nor empty ones leave lanes idle.
+ * A team of threads, a warp or, where bags are few, a block, takes a run of bags of one table. Their values are one
+ * stretch of memory, whatever the bags' lengths, and the team's groups of lanes (one lane per pack of a row) share it
+ * out in equal parts, several rows in flight each, the next values known before they are needed. A bag that lies within
+ * a group's part is stored by that group; of one that reaches into the next parts the sums meet in shared memory and
+ * are added in order. So neither long bags nor empty ones leave lanes idle.
  *
- * Offsets and values may be wrong. Where offsets fall or leave the values, the block's bags are not written; a value
+ * Offsets and values may be wrong. Where offsets fall or leave the values, the team's bags are not written; a value
  * outside its table is left out; both are reported. */
 #pragma once
 
 #include "device/cuda/kernel.cuh"
 
-enum { FK_BAG_THREADS = 256, FK_BAG_STEP = 8, FK_BAGS = 128 /* of a block, at most */ };
+enum {
+  FK_BAG_THREADS = 256,
+  FK_BAG_WARPS = FK_BAG_THREADS / 32,
+  FK_BAG_STEP = 8,
+  FK_BAGS = 24 /* of a team, at most: fewer than it has threads */
+};
 
 typedef struct bag_job {
   const void *values, *offsets, *factors, *weight; /* factors: NULL for ones */
@@ -26,8 +32,8 @@ typedef struct bag_job {
   /* Set by fk_pool_bags. */
   int packs;            /* of a row */
   int lanes, log_lanes; /* of a group, a power of two up to 32 */
-  int bags;             /* of a block */
-  int64_t blocks;       /* of a table */
+  int bags;             /* of a team */
+  int64_t teams;        /* of a table */
 } bag_job;
 
 /* The rows of a table. */
@@ -157,7 +163,7 @@ static __device__ __forceinline__ void fetch_rows(const bag_job &j, const T *fro
     if (s.row[u] >= 0) rows[u] = *(const uint4 *)(from + s.row[u] * j.weight_stride);
 }
 
-/* A block's bags, and a group's part of their values. */
+/* A team's bags, and a group's part of their values. */
 typedef struct bag_part {
   const int *ends;        /* where bag i begins, in shared memory; bag i ends where the next one begins */
   int first, last, share; /* all values; of a group */
@@ -172,7 +178,7 @@ static __device__ __forceinline__ bag_part part_of(const int *ends, int count, i
   return p;
 }
 
-/* The last bag that begins at or before a value: not an empty one, if the value is one of the block's. */
+/* The last bag that begins at or before a value: not an empty one, if the value is one of the team's. */
 static __device__ __forceinline__ int bag_of(const int *ends, int count, int value) {
   int low = 0, high = count;
   while (high - low > 1) {
@@ -193,13 +199,21 @@ static __device__ __forceinline__ int sum_part(const bag_job &j, const bag_colum
   constexpr int N = fk_pack<T>::size;
   step<T, WEIGHTED> s;
   int end = p.ends[bag + 1];
+  fetch_values(j, c.num_rows, p.start, p.stop, s, bad);
   for (int at = p.start; at < p.stop; at += FK_BAG_STEP) {
     uint4 rows[FK_BAG_STEP];
-    fetch_values(j, c.num_rows, at, p.stop, s, bad);
+    float factor[FK_BAG_STEP];
+    unsigned given = 0;
     fetch_rows(j, c.rows, s, rows);
 #pragma unroll
     for (int u = 0; u < FK_BAG_STEP; u++) {
-      if (s.row[u] >= 0) add_row<T>(sum, rows[u], WEIGHTED ? s.factor[u] : 1.0f);
+      given |= s.row[u] >= 0 ? 1u << u : 0;
+      factor[u] = WEIGHTED ? s.factor[u] : 1.0f;
+    }
+    fetch_values(j, c.num_rows, at + FK_BAG_STEP, p.stop, s, bad);
+#pragma unroll
+    for (int u = 0; u < FK_BAG_STEP; u++) {
+      if (given >> u & 1) add_row<T>(sum, rows[u], factor[u]);
       if (at + u + 1 != end || at + u >= p.stop) continue;
       int begin = p.ends[bag];
       if (begin >= p.start) {
@@ -219,28 +233,40 @@ static __device__ __forceinline__ int sum_part(const bag_job &j, const bag_colum
   return -1;
 }
 
-template <typename T, bool WEIGHTED>
+/* Waits for the team; true when it is for any of its threads. */
+template <bool WARP>
+static __device__ __forceinline__ bool team_any(bool mine) {
+  if constexpr (WARP) {
+    bool any = __any_sync(0xffffffffu, mine);
+    __syncwarp();
+    return any;
+  }
+  return __syncthreads_or(mine);
+}
+
+template <typename T, bool WEIGHTED, bool WARP>
 static __global__ void __launch_bounds__(FK_BAG_THREADS, WEIGHTED ? 2 : 3)
     bags_packed(const __grid_constant__ bag_job j) {
-  constexpr int N = fk_pack<T>::size;
+  constexpr int N = fk_pack<T>::size, TEAM = WARP ? 32 : FK_BAG_THREADS;
   __shared__ float heads[FK_BAG_THREADS * N];
-  __shared__ int ends[FK_BAGS + 1];
+  __shared__ int all_ends[FK_BAG_WARPS][FK_BAGS + 1];
   fk_wait_previous();
-  int64_t table = blockIdx.x / j.blocks, first = (blockIdx.x - table * j.blocks) * j.bags + table * j.batch;
-  int count = (int)min((int64_t)j.bags, (table + 1) * j.batch - first);
-  int group = threadIdx.x >> j.log_lanes, lane = threadIdx.x & (j.lanes - 1), groups = FK_BAG_THREADS >> j.log_lanes;
-  int pack = blockIdx.y * j.lanes + lane;
+  int *ends = all_ends[threadIdx.x / TEAM];
+  int64_t team = (int64_t)blockIdx.x * (FK_BAG_THREADS / TEAM) + threadIdx.x / TEAM, table = team / j.teams;
+  if (table >= j.num_tables) return;
+  int64_t first = (team - table * j.teams) * j.bags + table * j.batch;
+  int count = (int)min((int64_t)j.bags, (table + 1) * j.batch - first), mine = threadIdx.x % TEAM;
+  int group = mine >> j.log_lanes, groups = TEAM >> j.log_lanes, pack = blockIdx.y * j.lanes + (mine & (j.lanes - 1));
   bool bad = false;
-  if ((int)threadIdx.x < count) {
-    int64_t begin = offset_at(j, first + threadIdx.x, 0, bad);
-    int64_t end = offset_at(j, first + threadIdx.x + 1, begin, bad);
-    ends[threadIdx.x] = (int)begin;
-    if ((int)threadIdx.x == count - 1) ends[count] = (int)end;
+  if (mine < count) {
+    int64_t begin = offset_at(j, first + mine, 0, bad), end = offset_at(j, first + mine + 1, begin, bad);
+    ends[mine] = (int)begin;
+    if (mine == count - 1) ends[count] = (int)end;
   }
   bag_columns<T> c = columns_of<T>(j, first, pack * N, bad);
   c.out += first * j.out_stride;
-  if (__syncthreads_or(bad)) {
-    if (threadIdx.x == 0) report(j, first, first + count);
+  if (team_any<WARP>(bad)) {
+    if (mine == 0) report(j, first, first + count);
     return;
   }
   bag_part p = part_of(ends, count, group, groups);
@@ -254,7 +280,7 @@ static __global__ void __launch_bounds__(FK_BAG_THREADS, WEIGHTED ? 2 : 3)
     if (p.start < p.stop)
       open = sum_part<T, WEIGHTED>(j, c, p, bag_of(ends, count, p.start), sum, heads + threadIdx.x, bad);
   }
-  __syncthreads();
+  bad = team_any<WARP>(bad); /* also: the heads are there */
   if (open >= 0) {
     int end = ends[open + 1];
     for (int g = 1; p.start + g * p.share < end; g++)
@@ -262,7 +288,7 @@ static __global__ void __launch_bounds__(FK_BAG_THREADS, WEIGHTED ? 2 : 3)
       for (int i = 0; i < N; i++) sum[i] += heads[i * FK_BAG_THREADS + threadIdx.x + (g << j.log_lanes)];
     store_bag(j, c.out + open * j.out_stride, end - ends[open], sum);
   }
-  if (__syncthreads_or(bad) && threadIdx.x == 0) report(j, first, first + count);
+  if (bad && mine == 0) report(j, first, first + count);
 }
 
 /* Rows of any length and stride: a warp per bag. */
@@ -289,19 +315,18 @@ static __global__ void bags_any(const __grid_constant__ bag_job j) {
   }
 }
 
-/* Bags of a block: about four steps for each group, as long as there are blocks for several rounds. */
-static int bags_of_block(const fk_cuda *cuda, const bag_job *j) {
-  int64_t num_bags = j->num_tables * j->batch, groups = FK_BAG_THREADS >> j->log_lanes;
-  int64_t bags = 4 * FK_BAG_STEP * groups * num_bags / (j->num_indices + 1);
-  if (bags > FK_BAGS) bags = FK_BAGS;
-  while (bags > 1 && num_bags / bags < 6 * cuda->num_sms) bags /= 2;
-  return bags < 1 ? 1 : (int)bags;
+/* Bags of a team of so many groups: about four steps for each group, as long as all multiprocessors have enough teams.
+ */
+static int bags_of_team(const bag_job *j, int64_t groups, int64_t teams) {
+  int64_t num_bags = j->num_tables * j->batch, bags = 4 * FK_BAG_STEP * groups * num_bags / (j->num_indices + 1);
+  if (bags > num_bags / teams) bags = num_bags / teams;
+  return bags < 1 ? 1 : bags > FK_BAGS ? FK_BAGS : (int)bags;
 }
 
 template <typename T>
 static fk_status launch_bags(fk_context *ctx, bag_job *j) {
   constexpr int N = fk_pack<T>::size;
-  int64_t num_bags = j->num_tables * j->batch;
+  int64_t num_bags = j->num_tables * j->batch, sms = fk_context_cuda(ctx)->num_sms;
   bool small = j->num_embeddings < INT32_MAX && j->num_indices < INT32_MAX / 2 && num_bags < INT32_MAX / 2;
   bool packed = small && fk_packs<T>(j->weight, j->weight_stride, j->dim) &&
                 fk_packs<T>(j->out, j->out_stride, j->dim) && fk_packs<T>(j->out, j->out_table_stride, j->dim);
@@ -310,11 +335,14 @@ static fk_status launch_bags(fk_context *ctx, bag_job *j) {
   j->lanes = 1;
   j->log_lanes = 0;
   while (j->lanes < 32 && j->lanes < j->packs) j->lanes *= 2, j->log_lanes++;
-  j->bags = bags_of_block(fk_context_cuda(ctx), j);
-  j->blocks = fk_ceil_div(j->batch, j->bags);
-  dim3 grid((unsigned)(j->num_tables * j->blocks), (unsigned)fk_ceil_div(j->packs, j->lanes));
-  return fk_launch_early(ctx, j->factors ? bags_packed<T, true> : bags_packed<T, false>, grid, dim3(FK_BAG_THREADS), 0,
-                         *j);
+  bool warps = num_bags >= 16 * sms || j->num_indices < 2 * FK_BAG_STEP * num_bags;
+  int teams = warps ? FK_BAG_WARPS : 1; /* of a block */
+  j->bags = bags_of_team(j, (FK_BAG_THREADS / teams) >> j->log_lanes, warps ? 16 * sms : 6 * sms);
+  j->teams = fk_ceil_div(j->batch, j->bags);
+  dim3 grid((unsigned)fk_ceil_div(j->num_tables * j->teams, teams), (unsigned)fk_ceil_div(j->packs, j->lanes));
+  void (*kernel)(bag_job) = warps ? (j->factors ? bags_packed<T, true, true> : bags_packed<T, false, true>)
+                                  : (j->factors ? bags_packed<T, true, false> : bags_packed<T, false, false>);
+  return fk_launch_early(ctx, kernel, grid, dim3(FK_BAG_THREADS), 0, *j);
 }
 
 /* num_tables, batch and dim are at least 1. */
