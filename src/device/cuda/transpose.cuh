@@ -1,7 +1,8 @@
 /* Transposed copies of matrices, bit by bit: out[c][r] = in[r][c] for every matrix of a batch.
  *
- * A block moves a tile of 64 x 64 elements through shared memory: packs of 16 bytes on both sides where the layout
- * allows it. Where one side has few elements, the three colours of an image, the tile has all of them and is long. */
+ * Blocks take tiles of 64 rows and 16 KB in turn; a tile goes through shared memory while the next one travels. Both
+ * sides are read and written in 16 or 8 bytes where the layout allows it. Where one side has few elements, the three
+ * colours of an image, the tile has all of them and is long. */
 #pragma once
 
 #include "device/cuda/map.cuh"
@@ -14,83 +15,120 @@ typedef struct fk_transpose {
   int64_t in_outer, in_inner, in_row; /* from matrix to matrix, and from row to row */
   int64_t out_outer, out_inner, out_row;
   int64_t row_tiles, column_tiles;
+  fk_divider by_tiles, by_column_tiles, by_inner;
 } fk_transpose;
 
-enum { FK_TILE_SIDE = 64 };
-
-/* Where a block works: the first row and column of its tile, with the pointers moved to its matrix. */
+/* Where a tile lies: its first row and column, and its matrix. */
 template <typename E>
-static __device__ __forceinline__ void fk_transpose_place(const fk_transpose &t, int64_t tile_rows,
-                                                          int64_t tile_columns, const E **in, E **out, int64_t *row,
-                                                          int64_t *column) {
-  uint32_t column_tiles = (uint32_t)t.column_tiles, tiles = (uint32_t)t.row_tiles * column_tiles;
-  uint32_t matrix = blockIdx.x / tiles, tile = blockIdx.x - matrix * tiles;
-  *row = tile / column_tiles * tile_rows;
-  *column = tile % column_tiles * tile_columns;
-  uint32_t outer = matrix / (uint32_t)t.inner, inner = matrix - outer * (uint32_t)t.inner;
-  *in = (const E *)t.in + outer * t.in_outer + inner * t.in_inner;
-  *out = (E *)t.out + outer * t.out_outer + inner * t.out_inner;
-}
-
-/* Rows and columns are multiples of a pack, and so are all strides. The pitch of the tile makes both sides free of bank
- * conflicts (for 2 bytes) or nearly so: words are written along rows, elements are gathered along columns. */
-template <typename E>
-static __global__ void __launch_bounds__(256) fk_transpose_packed(const __grid_constant__ fk_transpose t) {
-  constexpr int N = 16 / sizeof(E), PITCH = FK_TILE_SIDE + 4 / sizeof(E), PER_ROW = FK_TILE_SIDE / N;
-  constexpr int PACKS = FK_TILE_SIDE * PER_ROW, RUN = sizeof(E) == 2 ? 4 : 8;
-  __shared__ alignas(16) E tile[FK_TILE_SIDE * PITCH];
+struct fk_tile {
   const E *in;
   E *out;
   int64_t row, column;
-  fk_transpose_place(t, FK_TILE_SIDE, FK_TILE_SIDE, &in, &out, &row, &column);
+};
+
+template <typename E>
+static __device__ __forceinline__ fk_tile<E> fk_tile_at(const fk_transpose &t, uint32_t index, int rows, int columns) {
+  uint32_t matrix = fk_divide(index, t.by_tiles), tile = index - matrix * t.by_tiles.divisor;
+  uint32_t row = fk_divide(tile, t.by_column_tiles), column = tile - row * t.by_column_tiles.divisor;
+  int64_t outer = fk_divide(matrix, t.by_inner), inner = matrix - outer * t.inner;
+  fk_tile<E> place = {(const E *)t.in + outer * t.in_outer + inner * t.in_inner,
+                      (E *)t.out + outer * t.out_outer + inner * t.out_inner, (int64_t)row * rows,
+                      (int64_t)column * columns};
+  return place;
+}
+
+template <int BYTES>
+struct fk_word;
+template <>
+struct fk_word<16> {
+  typedef uint4 type;
+};
+template <>
+struct fk_word<8> {
+  typedef uint2 type;
+};
+template <>
+struct fk_word<4> {
+  typedef uint32_t type;
+};
+template <>
+struct fk_word<2> {
+  typedef uint16_t type;
+};
+
+/* A vector into shared memory that is aligned to 4 bytes, or to an element. */
+template <typename E, typename W>
+static __device__ __forceinline__ void fk_put(E *to, const W &v) {
+  typedef typename std::conditional<(sizeof(W) < 4), W, uint32_t>::type part;
+#pragma unroll
+  for (int i = 0; i < (int)(sizeof(W) / sizeof(part)); i++)
+    reinterpret_cast<part *>(to)[i] = reinterpret_cast<const part *>(&v)[i];
+}
+
+enum { FK_TILE_ROWS = 64, FK_TILE_BYTES = 16384 };
+
+/* VI columns are read, and VO rows written, at once; the matrices' sides and strides are multiples of them. */
+template <typename E, int VI, int VO>
+static __global__ void __launch_bounds__(256)
+    fk_transpose_tiles(const __grid_constant__ fk_transpose t, uint32_t num_tiles) {
+  constexpr int COLUMNS = FK_TILE_BYTES / FK_TILE_ROWS / (int)sizeof(E), PITCH = COLUMNS + 4 / (int)sizeof(E);
+  constexpr int LOADS = FK_TILE_ROWS * COLUMNS / VI / 256, STORES = FK_TILE_ROWS * COLUMNS / VO / 256;
+  constexpr int ACROSS = COLUMNS / VI, DOWN = FK_TILE_ROWS / VO;
+  typedef typename fk_word<VI * sizeof(E)>::type word;
+  __shared__ alignas(16) E shared[FK_TILE_ROWS * PITCH];
+  /* Single elements would be too many to have under way. */
+  constexpr bool AHEAD = LOADS <= 8;
+  word kept[AHEAD ? LOADS : 1];
+  auto load = [&](const fk_tile<E> &tile, int k, word *to) {
+    int p = k * 256 + (int)threadIdx.x, r = p / ACROSS, c = p % ACROSS * VI;
+    if (tile.row + r < t.rows && tile.column + c < t.columns)
+      *to = *reinterpret_cast<const word *>(tile.in + (tile.row + r) * t.in_row + tile.column + c);
+  };
+  auto put = [&](int k, const word &v) {
+    int p = k * 256 + (int)threadIdx.x;
+    fk_put(shared + p / ACROSS * PITCH + p % ACROSS * VI, v);
+  };
   fk_wait_previous();
-  uint4 kept[PACKS / 256];
+  fk_let_next_start();
+  uint32_t index = blockIdx.x;
+  fk_tile<E> tile = fk_tile_at<E>(t, index, FK_TILE_ROWS, COLUMNS);
 #pragma unroll
-  for (int k = 0; k < PACKS / 256; k++) {
-    int p = k * 256 + (int)threadIdx.x, r = p / PER_ROW, c = p % PER_ROW * N;
-    if (row + r < t.rows && column + c < t.columns)
-      kept[k] = *reinterpret_cast<const uint4 *>(in + (row + r) * t.in_row + column + c);
-  }
+  for (int k = 0; AHEAD && k < LOADS; k++) load(tile, k, &kept[k]);
+  for (; index < num_tiles; index += gridDim.x) {
+    fk_tile<E> now = tile;
+    bool more = index + gridDim.x < num_tiles;
+    if (more) tile = fk_tile_at<E>(t, index + gridDim.x, FK_TILE_ROWS, COLUMNS);
+    __syncthreads();
+    if constexpr (AHEAD) {
 #pragma unroll
-  for (int k = 0; k < PACKS / 256; k++) {
-    int p = k * 256 + (int)threadIdx.x, r = p / PER_ROW, c = p % PER_ROW * N;
-    uint32_t *to = reinterpret_cast<uint32_t *>(tile + r * PITCH + c);
-    if (row + r < t.rows && column + c < t.columns) {
-      to[0] = kept[k].x;
-      to[1] = kept[k].y;
-      to[2] = kept[k].z;
-      to[3] = kept[k].w;
+      for (int k = 0; k < LOADS; k++) put(k, kept[k]);
+    } else {
+#pragma unroll 8
+      for (int k = 0; k < LOADS; k++) {
+        word one = 0;
+        load(now, k, &one);
+        put(k, one);
+      }
+    }
+    __syncthreads();
+    if (AHEAD && more) {
+#pragma unroll
+      for (int k = 0; k < LOADS; k++) load(tile, k, &kept[k]);
+    }
+#pragma unroll(STORES <= 8 ? STORES : 8)
+    for (int k = 0; k < STORES; k++) {
+      int p = k * 256 + (int)threadIdx.x, c = p / DOWN, r = p % DOWN * VO;
+      if (now.row + r >= t.rows || now.column + c >= t.columns) continue;
+      union {
+        E at[VO];
+        typename fk_word<VO * sizeof(E)>::type all;
+      } v;
+#pragma unroll
+      for (int i = 0; i < VO; i++) v.at[i] = shared[(r + i) * PITCH + c];
+      *reinterpret_cast<typename fk_word<VO * sizeof(E)>::type *>(now.out + (now.column + c) * t.out_row + now.row +
+                                                                  r) = v.all;
     }
   }
-  __syncthreads();
-  fk_let_next_start();
-#pragma unroll
-  for (int k = 0; k < PACKS / 256; k++) {
-    /* RUN packs of one output row by neighbours, then the next output row. */
-    int p = k * 256 + (int)threadIdx.x, c = p / RUN % FK_TILE_SIDE, r = (p % RUN + p / RUN / FK_TILE_SIDE * RUN) * N;
-    if (row + r >= t.rows || column + c >= t.columns) continue;
-    fk_pack<E> v;
-#pragma unroll
-    for (int i = 0; i < N; i++) v.at[i] = tile[(r + i) * PITCH + c];
-    fk_store_pack(out + (column + c) * t.out_row + row + r, v);
-  }
-}
-
-/* Any layout, element by element, in tiles of 32 x 32. */
-template <typename E>
-static __global__ void __launch_bounds__(256) fk_transpose_any(const __grid_constant__ fk_transpose t) {
-  __shared__ E tile[32][33];
-  const E *in;
-  E *out;
-  int64_t row, column;
-  fk_transpose_place(t, 32, 32, &in, &out, &row, &column);
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  fk_wait_previous();
-  for (int r = warp; r < 32; r += 8)
-    if (row + r < t.rows && column + lane < t.columns) tile[r][lane] = in[(row + r) * t.in_row + column + lane];
-  __syncthreads();
-  for (int c = warp; c < 32; c += 8)
-    if (row + lane < t.rows && column + c < t.columns) out[(column + c) * t.out_row + row + lane] = tile[lane][c];
 }
 
 /* Place of element f in shared memory: one word is left out of 33, or equal columns of many rows would share a bank. */
@@ -100,43 +138,46 @@ static __device__ __forceinline__ int fk_spread(int f) {
   return f + f / LINE * GAP;
 }
 
-/* A pack into shared memory that is aligned to words. */
-template <typename E>
-static __device__ __forceinline__ void fk_put_words(E *to, const uint4 &v) {
-  uint32_t *word = reinterpret_cast<uint32_t *>(to);
-  word[0] = v.x;
-  word[1] = v.y;
-  word[2] = v.z;
-  word[3] = v.w;
-}
-
 enum { FK_NARROW = 32, FK_NARROW_TILE = 8192 };
+
+/* Copies n elements from `in`, several packs of a thread at once; put(f, pack) takes what begins at element f. */
+template <typename E, typename P>
+static __device__ __forceinline__ void fk_fetch_run(const E *in, int n, P put) {
+  constexpr int N = 16 / sizeof(E), LOADS = 4;
+  for (int base = (int)threadIdx.x * N; base < n; base += 256 * N * LOADS) {
+    uint4 kept[LOADS];
+#pragma unroll
+    for (int k = 0; k < LOADS; k++)
+      if (base + k * 256 * N < n) kept[k] = *reinterpret_cast<const uint4 *>(in + base + k * 256 * N);
+#pragma unroll
+    for (int k = 0; k < LOADS; k++)
+      if (base + k * 256 * N < n) put(base + k * 256 * N, kept[k]);
+  }
+}
 
 /* Few rows, whose columns become rows that follow each other without a gap: out is one run of rows * columns. */
 template <typename E>
 static __global__ void __launch_bounds__(256)
     fk_transpose_interleave(const __grid_constant__ fk_transpose t, int tile_columns, fk_divider by_rows) {
   constexpr int N = 16 / sizeof(E), GAP = 4 / sizeof(E);
-  __shared__ alignas(16) E tile[FK_NARROW_TILE + FK_NARROW * GAP];
-  const E *in;
-  E *out;
-  int64_t row, column;
-  fk_transpose_place(t, FK_NARROW, tile_columns, &in, &out, &row, &column);
+  __shared__ alignas(16) E shared[FK_NARROW_TILE + FK_NARROW * GAP];
+  fk_tile<E> tile = fk_tile_at<E>(t, blockIdx.x, FK_NARROW, tile_columns);
   int rows = (int)t.rows, pitch = tile_columns + GAP;
-  int count = (int)(t.columns - column < tile_columns ? t.columns - column : tile_columns);
+  int count = (int)(t.columns - tile.column < tile_columns ? t.columns - tile.column : tile_columns);
   fk_wait_previous();
+#pragma unroll 4
   for (int r = 0; r < rows; r++)
-    for (int c = (int)threadIdx.x * N; c < count; c += 256 * N)
-      fk_put_words(tile + r * pitch + c, *reinterpret_cast<const uint4 *>(in + r * t.in_row + column + c));
+    fk_fetch_run(tile.in + r * t.in_row + tile.column, count,
+                 [&](int c, const uint4 &v) { fk_put(shared + r * pitch + c, v); });
   __syncthreads();
   fk_let_next_start();
-  out += column * rows;
+  E *out = tile.out + tile.column * rows;
   for (int f = (int)threadIdx.x * N; f < count * rows; f += 256 * N) {
     int c = (int)fk_divide((uint32_t)f, by_rows), r = f - c * rows;
     fk_pack<E> v;
 #pragma unroll
     for (int i = 0; i < N; i++) {
-      v.at[i] = tile[r * pitch + c];
+      v.at[i] = shared[r * pitch + c];
       if (++r == rows) r = 0, c++;
     }
     fk_store_pack(out + f, v);
@@ -148,25 +189,30 @@ template <typename E>
 static __global__ void __launch_bounds__(256)
     fk_transpose_separate(const __grid_constant__ fk_transpose t, int tile_rows) {
   constexpr int N = 16 / sizeof(E);
-  __shared__ alignas(16) E tile[FK_NARROW_TILE / 32 * 33];
-  const E *in;
-  E *out;
-  int64_t row, column;
-  fk_transpose_place(t, tile_rows, FK_NARROW, &in, &out, &row, &column);
-  int columns = (int)t.columns, count = (int)(t.rows - row < tile_rows ? t.rows - row : tile_rows);
+  __shared__ alignas(16) E shared[FK_NARROW_TILE / 32 * 33];
+  fk_tile<E> tile = fk_tile_at<E>(t, blockIdx.x, tile_rows, FK_NARROW);
+  int columns = (int)t.columns, count = (int)(t.rows - tile.row < tile_rows ? t.rows - tile.row : tile_rows);
   fk_wait_previous();
-  in += row * columns;
-  for (int f = (int)threadIdx.x * N; f < count * columns; f += 256 * N)
-    fk_put_words(tile + fk_spread<E>(f), *reinterpret_cast<const uint4 *>(in + f));
+  fk_fetch_run(tile.in + tile.row * columns, count * columns,
+               [&](int f, const uint4 &v) { fk_put(shared + fk_spread<E>(f), v); });
   __syncthreads();
   fk_let_next_start();
-  for (int c = 0; c < columns; c++)
-    for (int r = (int)threadIdx.x * N; r < count; r += 256 * N) {
-      fk_pack<E> v;
+  /* Neighbours have neighbouring rows of one column, warps different columns. */
+  int packs = (count / N + 31) / 32 * 32;
+  for (int p = (int)threadIdx.x; p < packs * columns; p += 256) {
+    int c = p / packs, r = (p - c * packs) * N;
+    if (r >= count) continue;
+    fk_pack<E> v;
 #pragma unroll
-      for (int i = 0; i < N; i++) v.at[i] = tile[fk_spread<E>((r + i) * columns + c)];
-      fk_store_pack(out + c * t.out_row + row + r, v);
-    }
+    for (int i = 0; i < N; i++) v.at[i] = shared[fk_spread<E>((r + i) * columns + c)];
+    fk_store_pack(tile.out + c * t.out_row + tile.row + r, v);
+  }
+}
+
+static inline void fk_transpose_divide(fk_transpose *t) {
+  t->by_tiles = fk_divide_by(t->row_tiles * t->column_tiles);
+  t->by_column_tiles = fk_divide_by(t->column_tiles);
+  t->by_inner = fk_divide_by(t->inner);
 }
 
 /* True when the launch was one of few rows or columns; then *status says how it went. */
@@ -184,6 +230,7 @@ static bool fk_transpose_narrow(fk_context *ctx, fk_transpose t, fk_status *stat
   tile = tile / few / 64 * 64;
   t.row_tiles = t.column_tiles = 1;
   (interleave ? t.column_tiles : t.row_tiles) = fk_ceil_div(many, tile);
+  fk_transpose_divide(&t);
   int64_t blocks = t.batch * fk_ceil_div(many, tile);
   if (blocks > INT32_MAX) return false;
   dim3 grid((unsigned)blocks), block(256);
@@ -193,19 +240,36 @@ static bool fk_transpose_narrow(fk_context *ctx, fk_transpose t, fk_status *stat
   return true;
 }
 
+/* How many elements can be read or written at once: 16 bytes, 8, or one element. */
+template <typename E>
+static inline int fk_transpose_vector(const void *base, int64_t side, int64_t outer, int64_t inner, int64_t row) {
+  int64_t n = 16 / (int64_t)sizeof(E), together = side | outer | inner | row;
+  if (together % n == 0 && (uintptr_t)base % 16 == 0) return (int)n;
+  if (together % (n / 2) == 0 && (uintptr_t)base % 8 == 0) return (int)n / 2;
+  return 1;
+}
+
 template <typename E>
 static fk_status fk_transpose_launch(fk_context *ctx, fk_transpose t) {
-  constexpr int64_t N = 16 / sizeof(E);
-  int64_t together = t.in_outer | t.in_inner | t.in_row | t.out_outer | t.out_inner | t.out_row | t.rows | t.columns;
-  bool packed = together % N == 0 && ((uintptr_t)t.in | (uintptr_t)t.out) % 16 == 0;
+  constexpr int N = 16 / sizeof(E), COLUMNS = FK_TILE_BYTES / FK_TILE_ROWS / (int)sizeof(E);
   fk_status status;
-  if ((!packed || t.rows < 16 || t.columns < 16) && fk_transpose_narrow<E>(ctx, t, &status)) return status;
-  int64_t side = packed ? FK_TILE_SIDE : 32;
-  t.row_tiles = fk_ceil_div(t.rows, side), t.column_tiles = fk_ceil_div(t.columns, side);
-  int64_t blocks = t.batch * t.row_tiles * t.column_tiles;
-  if (blocks > INT32_MAX) return fk_fail(FK_ERROR_UNSUPPORTED, "cuda: %lld tiles are too many", (long long)blocks);
-  if (packed) return fk_launch_early(ctx, fk_transpose_packed<E>, dim3((unsigned)blocks), dim3(256), 0, t);
-  return fk_launch_early(ctx, fk_transpose_any<E>, dim3((unsigned)blocks), dim3(256), 0, t);
+  if ((t.rows < 16 || t.columns < 16 || (t.rows < 64 && t.rows % N) || (t.columns < 64 && t.columns % N)) &&
+      fk_transpose_narrow<E>(ctx, t, &status))
+    return status;
+  int in = fk_transpose_vector<E>(t.in, t.columns, t.in_outer, t.in_inner, t.in_row);
+  int out = fk_transpose_vector<E>(t.out, t.rows, t.out_outer, t.out_inner, t.out_row);
+  t.row_tiles = fk_ceil_div(t.rows, FK_TILE_ROWS), t.column_tiles = fk_ceil_div(t.columns, COLUMNS);
+  int64_t tiles = t.batch * t.row_tiles * t.column_tiles, most = (int64_t)fk_context_cuda(ctx)->num_sms * 4;
+  if (tiles > INT32_MAX) return fk_fail(FK_ERROR_UNSUPPORTED, "cuda: %lld tiles are too many", (long long)tiles);
+  fk_transpose_divide(&t);
+  void (*kernel)(fk_transpose, uint32_t) = fk_transpose_tiles<E, 1, 1>;
+  if (in == N)
+    kernel = out == N       ? fk_transpose_tiles<E, N, N>
+             : out == N / 2 ? fk_transpose_tiles<E, N, N / 2>
+                            : fk_transpose_tiles<E, N, 1>;
+  else if (out == N)
+    kernel = in == N / 2 ? fk_transpose_tiles<E, N / 2, N> : fk_transpose_tiles<E, 1, N>;
+  return fk_launch_early(ctx, kernel, dim3((unsigned)(tiles < most ? tiles : most)), dim3(256), 0, t, (uint32_t)tiles);
 }
 
 /* Between images [N, C, H, W] and [N, H, W, C]; from_channels says which of the two `in` is. */
