@@ -9,8 +9,8 @@
 /* A thread's two rows, 8 apart: of each 8 columns of a product it has columns 2 * (lane % 4) and the next, first of row
  * lane / 4 of its warp, then of row lane / 4 + 8. */
 typedef struct row_state {
-  float largest[2], shift[2], sum[2]; /* shift: the largest score as a power of 2; sum: of this thread's columns */
-  int lo[2], hi[2];                   /* keys seen */
+  float shift[2], sum[2]; /* the power of 2 that weights are relative to; sum of the weights of this thread's columns */
+  int lo[2], hi[2];       /* keys seen */
 } row_state;
 
 static __device__ __forceinline__ float exp2_fast(float x) {
@@ -41,18 +41,23 @@ static __device__ __forceinline__ void hide(float (&s)[N / 2], const row_state &
   }
 }
 
-/* Scores become exponentials; rescale is what sums over earlier keys are multiplied with. */
+/* Scores become exponentials, relative to a score that is not far below the largest so far: only when one is more than
+ * 2^8 times as heavy does the reference change. rescale is what sums over earlier keys are multiplied with, mostly 1.
+ */
 template <int N>
 static __device__ __forceinline__ void soften(float (&s)[N / 2], row_state &r, float c2, float (&rescale)[2]) {
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    float largest = r.largest[h], sum[2] = {0, 0};
+    float largest = fmaxf(s[2 * h], s[2 * h + 1]), sum[2] = {0, 0};
 #pragma unroll
-    for (int i = 2 * h; i < N / 2; i += 4) largest = fmaxf(largest, fmaxf(s[i], s[i + 1]));
+    for (int i = 2 * h + 4; i < N / 2; i += 4) largest = fmaxf(largest, fmaxf(s[i], s[i + 1]));
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-    float scaled = largest * c2, shift = largest == -INFINITY ? 0 : scaled;
-    rescale[h] = exp2_fast(r.shift[h] - shift);
+    float scaled = largest * c2, old = r.shift[h];
+    bool grew = scaled - old > 8;
+    r.shift[h] = grew ? scaled : old;
+    rescale[h] = grew ? exp2_fast(old - scaled) : 1;
+    float shift = r.shift[h] == -INFINITY ? 0 : r.shift[h];
 #pragma unroll
     for (int i = 2 * h; i < N / 2; i += 4) {
       s[i] = exp2_fast(fmaf(s[i], c2, -shift));
@@ -61,8 +66,6 @@ static __device__ __forceinline__ void soften(float (&s)[N / 2], row_state &r, f
       sum[1] += s[i + 1];
     }
     r.sum[h] = r.sum[h] * rescale[h] + (sum[0] + sum[1]);
-    r.largest[h] = largest;
-    r.shift[h] = scaled;
   }
 }
 

@@ -69,11 +69,11 @@ typedef struct consumer {
 
 template <typename C>
 static __device__ __forceinline__ void take_turn(const consumer &me) {
-  named_wait(1 + me.group, 256);
+  if (C::TURNS) named_wait(1 + me.group, 256);
 }
 template <typename C>
 static __device__ __forceinline__ void pass_turn(const consumer &me) {
-  named_arrive(1 + (me.group + 1) % C::CONSUMERS, 256);
+  if (C::TURNS) named_arrive(1 + (me.group + 1) % C::CONSUMERS, 256);
 }
 
 static __device__ __forceinline__ void release(uint64_t *empty) {
@@ -87,7 +87,7 @@ static __device__ __forceinline__ void rows_begin(const prefill_call &p, const w
   int warp_row = group * 64 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4, unused;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    r.largest[h] = r.shift[h] = -INFINITY;
+    r.shift[h] = -INFINITY;
     r.sum[h] = 0;
     r.lo[h] = r.hi[h] = 0;
     if (warp_row + 8 * h < w.rows) keys_seen(p.c, w.s, query_of(w, warp_row + 8 * h), &r.lo[h], &r.hi[h]);
@@ -105,8 +105,10 @@ static __device__ __forceinline__ void settle(const consumer &me, uint32_t count
   wgmma_wait<0>();
   hold(o);
   if (count != me.kv_count) release(&me.x->v_empty[(count - 1) % C::STAGES]);
+  if (__any_sync(0xffffffffu, rescale[0] != 1 || rescale[1] != 1)) {
 #pragma unroll
-  for (int i = 0; i < C::DV / 2; i++) o[i] *= rescale[i / 2 % 2];
+    for (int i = 0; i < C::DV / 2; i++) o[i] *= rescale[i / 2 % 2];
+  }
   round_weights<T, C>(s, weights);
 }
 
@@ -202,7 +204,7 @@ static __device__ __forceinline__ void consume(const prefill_call &p, char *shar
   }
 }
 
-static __device__ __forceinline__ void init_barriers(exchange *x, int consumers, int stages) {
+static __device__ __forceinline__ void init_barriers(exchange *x, int consumers, int stages, int fetching) {
   barrier_init(&x->q_full, 1);
   barrier_init(&x->q_empty, 4 * consumers);
   for (int i = 0; i < stages; i++) {
@@ -213,7 +215,7 @@ static __device__ __forceinline__ void init_barriers(exchange *x, int consumers,
   }
   for (int i = 0; i < 2; i++) {
     barrier_init(&x->work_full[i], 1);
-    barrier_init(&x->work_empty[i], 4 * consumers);
+    barrier_init(&x->work_empty[i], 4 * consumers + fetching);
   }
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   fence_async();
@@ -230,17 +232,18 @@ static __global__ void __launch_bounds__(C::THREADS, 1)
   extern __shared__ char raw[];
   char *shared = raw + (1024 - shared_address(raw) % 1024) % 1024;
   exchange *x = (exchange *)(shared + C::EXCHANGE_AT);
+  int fetching = p.c.layout == FK_PAGED ? 4 : 1; /* warps */
   if (threadIdx.x == 0) {
     tensor_prefetch_map(p.pack > 0 ? &packed_map : &q_map);
     tensor_prefetch_map(&k_map);
     tensor_prefetch_map(&v_map);
-    init_barriers(x, C::CONSUMERS, C::STAGES);
+    init_barriers(x, C::CONSUMERS, C::STAGES, fetching);
   }
   __syncthreads();
   fk_wait_previous();
   if (threadIdx.x < 128) {
     set_registers_down<C::LOW_REGISTERS>();
-    if (threadIdx.x < 32) produce<C>(p, &q_map, &packed_map, &k_map, &v_map, shared, x);
+    if (threadIdx.x < fetching * 32) produce<C>(p, &q_map, &packed_map, &k_map, &v_map, shared, x);
   } else {
     set_registers_up<C::HIGH_REGISTERS>();
     consume<T, C>(p, shared, x);
@@ -306,9 +309,9 @@ static fk_status launch(fk_context *ctx, const attention_call &c) {
       !make_map(&v, type, c.v, c.head_size_v, keys, kv_heads, batch, p.box_rows, 1))
     return fk_fail(FK_ERROR_KERNEL, "attention: the driver refused the layout of q, k or v");
   dim3 blocks((unsigned)(p.works < fk_context_cuda(ctx)->num_sms ? p.works : fk_context_cuda(ctx)->num_sms));
-  const char *trial = getenv("FK_TRY");
-  if ((!dense || (trial && *trial == '1')) && p.works > fk_context_cuda(ctx)->num_sms) {
-    /* Lengths that only the GPU knows: blocks take the next tile when they are done with one. */
+  bool uneven = !dense || c.causal || c.window_left >= 0 || c.window_right >= 0;
+  if (uneven && p.works > fk_context_cuda(ctx)->num_sms) {
+    /* Tiles of different lengths: blocks take the next one when they are done with one. */
     p.counter = (int *)fk_scratch(ctx, sizeof *p.counter);
     if (!p.counter) return FK_ERROR_MEMORY;
     FK_CUDA_TRY(cudaMemsetAsync(p.counter, 0, sizeof *p.counter, fk_context_cuda(ctx)->stream));
@@ -320,8 +323,10 @@ static fk_status launch(fk_context *ctx, const attention_call &c) {
 template <typename T>
 static fk_status choose(fk_context *ctx, const attention_call &c) {
   int d = c.head_size, dv = c.head_size_v, trial = getenv("FK_TRY") ? atoi(getenv("FK_TRY")) : 0;
-  if (d <= 64 && dv <= 64 && trial == 2) return launch<T, config<64, 64, 128, 2, 4>>(ctx, c);
-  if (d <= 128 && d > 96 && dv <= 128 && !c.causal && trial == 3) return launch<T, config<128, 128, 176, 2>>(ctx, c);
+  if (d <= 64 && dv <= 64 && trial == 1) return launch<T, config<64, 64, 128, 3, 4, false>>(ctx, c);
+  if (d <= 128 && d > 96 && dv <= 128 && trial == 1) return launch<T, config<128, 128, 128, 2, 2, false>>(ctx, c);
+  if (d <= 128 && d > 96 && dv <= 128 && trial == 2) return launch<T, config<128, 128, 160, 2>>(ctx, c);
+  if (d <= 128 && d > 96 && dv <= 128 && trial == 3) return launch<T, config<128, 128, 176, 2>>(ctx, c);
   if (d <= 64 && dv <= 64) return launch<T, config<64, 64, 128, 3, 4>>(ctx, c);
   if (d <= 96 && dv <= 96) return launch<T, config<96, 96, 128, 2>>(ctx, c);
   if (d <= 128 && dv <= 128) return launch<T, config<128, 128, 128, 2>>(ctx, c);

@@ -19,9 +19,10 @@ typedef struct prefill_call {
 
 /* Sizes of a kernel: elements of a key and of a value that are computed, keys per step, consumer warpgroups, steps in
  * shared memory. */
-template <int D_, int DV_, int N_, int CONSUMERS_, int STAGES_ = 2>
+template <int D_, int DV_, int N_, int CONSUMERS_, int STAGES_ = 2, bool TURNS_ = true>
 struct config {
   static constexpr int D = D_, DV = DV_, N = N_, CONSUMERS = CONSUMERS_, M = 64 * CONSUMERS_, STAGES = STAGES_;
+  static constexpr bool TURNS = TURNS_;
   static constexpr int SLABS = (D + 63) / 64, SLABS_V = (DV + 63) / 64, THREADS = 128 * (CONSUMERS + 1);
   static constexpr int Q_SLAB = M * 128, KV_SLAB = N * 128;
   static constexpr int Q_BYTES = Q_SLAB * SLABS, K_BYTES = KV_SLAB * SLABS, V_BYTES = KV_SLAB * SLABS_V;
@@ -30,7 +31,12 @@ struct config {
   static constexpr bool OWN_O = INPUT_BYTES + O_BYTES + 2048 <= 227 * 1024;
   static constexpr int O_AT = OWN_O ? INPUT_BYTES : 0, EXCHANGE_AT = INPUT_BYTES + (OWN_O ? O_BYTES : 0);
   static constexpr int SHARED = EXCHANGE_AT + 1024 + 512; /* 1024: to begin at a multiple of it */
-  static constexpr int LOW_REGISTERS = CONSUMERS == 2 ? 56 : 32, HIGH_REGISTERS = CONSUMERS == 2 ? 224 : 160;
+  static constexpr int LOW_REGISTERS = CONSUMERS == 3 ? 32
+                                       : N > 160      ? 24
+                                                      : 56,
+                       HIGH_REGISTERS = CONSUMERS == 3 ? 160
+                                        : N > 160      ? 240
+                                                       : 224;
 };
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
@@ -107,34 +113,66 @@ static __device__ __forceinline__ int work_index(int k) {
 
 /* ---- Fetching -------------------------------------------------------------------------------------------- */
 
-/* Paged: the table's entry for this lane's box of N keys from key j on. It is read long before it is used, and checked
- * only then, so that nobody waits for it. */
+/* Paged: where this lane's box of a step lies. */
+typedef struct table_entry {
+  int block, slot;
+  bool used; /* has keys of the sequence */
+} table_entry;
+
+/* For N keys from key j on; the table is read long before the block is used, and the block checked only then, so that
+ * nobody waits for it. */
 template <typename C>
-static __device__ __forceinline__ int table_entry(const prefill_call &p, const work &w, int j) {
-  int key = j + threadIdx.x % 32 * p.box_rows;
-  bool used = p.c.layout == FK_PAGED && j >= w.key_first && key < j + C::N && key < w.s.num_k;
-  return used ? p.c.block_table[w.s.batch * p.c.table_stride + key / p.c.block_size] : 0;
+static __device__ __forceinline__ table_entry entry_at(const prefill_call &p, const work &w, int j) {
+  table_entry e = {0, 0, false};
+  if (p.c.layout != FK_PAGED) return e;
+  int key = j + threadIdx.x % 32 * p.box_rows, number = key / p.c.block_size;
+  e.used = j >= w.key_first && key < j + C::N && key < w.s.num_k;
+  e.slot = key - number * p.c.block_size;
+  if (e.used) e.block = p.c.block_table[w.s.batch * p.c.table_stride + number];
+  return e;
 }
 
-/* N keys (or values) from key j on, [slab][N][64], by a warp: each lane fetches some of the boxes. */
-template <typename C>
+/* Past the last key: a block beyond the cache, which reads as zeros. So does a wrong block. */
+static __device__ __forceinline__ void check_entry(const prefill_call &p, table_entry &e) {
+  if (!e.used || !fk_index_ok(p.c.check_table, e.block, p.c.num_k)) e.block = p.c.num_k;
+}
+
+/* N keys (or values) from key j on, [slab][N][64]. Paged: many small boxes, of which each fetching warp has some. */
+template <typename C, int SLABS>
 static __device__ __forceinline__ void fetch_keys(const prefill_call &p, const work &w, const CUtensorMap *map,
-                                                  char *to, uint64_t *full, int slabs, int j, int kv_head, int entry) {
-  int lane = threadIdx.x % 32, per_slab = C::N / p.box_rows;
-  if (lane == 0) barrier_expect(full, (uint32_t)(slabs * C::KV_SLAB));
-  __syncwarp();
-  for (int first = 0; first < per_slab * slabs; first += 32) {
-    int box = first + lane, slab = box / per_slab, part = box - slab * per_slab, row = part * p.box_rows;
-    int y = w.s.k0 + j + row, z = w.s.batch, id = __shfl_sync(0xffffffffu, entry, part);
-    if (p.c.layout == FK_PAGED) {
-      /* Past the last key: a block beyond the cache, which reads as zeros. So does a wrong block. */
-      z = j + row < w.s.num_k && fk_index_ok(p.c.check_table, id, p.c.num_k) ? id : p.c.num_k;
-      y = (j + row) % p.c.block_size;
-    } else if (p.c.layout == FK_VARLEN) {
-      z = 0;
-    }
-    if (slab < slabs) tensor_load(to + slab * C::KV_SLAB + row * 128, map, full, slab * 64, y, kv_head, z);
+                                                  char *to, uint64_t *full, int j, int kv_head, const table_entry &e) {
+  if (threadIdx.x == 0) barrier_expect(full, (uint32_t)(SLABS * C::KV_SLAB));
+  if (p.c.layout != FK_PAGED) {
+    if (threadIdx.x == 0)
+#pragma unroll
+      for (int slab = 0; slab < SLABS; slab++)
+        tensor_load(to + slab * C::KV_SLAB, map, full, slab * 64, w.s.k0 + j, kv_head,
+                    p.c.layout == FK_DENSE ? w.s.batch : 0);
+    return;
   }
+  int row = threadIdx.x / 32 * p.box_rows;
+#pragma unroll 1
+  for (int part = threadIdx.x / 32; row < C::N; part += 4, row += 4 * p.box_rows) {
+    int block = __shfl_sync(0xffffffffu, e.block, part), slot = __shfl_sync(0xffffffffu, e.slot, part);
+    if (threadIdx.x % 32 == 0)
+#pragma unroll
+      for (int slab = 0; slab < SLABS; slab++)
+        tensor_load(to + slab * C::KV_SLAB + row * 128, map, full, slab * 64, slot, kv_head, block);
+  }
+}
+
+template <typename C>
+static __device__ __forceinline__ void fetch_queries(const prefill_call &p, const work &w, const CUtensorMap *q_map,
+                                                     const CUtensorMap *packed_map, char *to, uint64_t *full) {
+  if (threadIdx.x != 0) return;
+  int token = w.s.q0 + w.first, batch = p.c.layout == FK_DENSE ? w.s.batch : 0;
+  barrier_expect(full, C::Q_BYTES);
+#pragma unroll
+  for (int slab = 0; slab < C::SLABS; slab++)
+    if (w.pack > 0)
+      tensor_load(to + slab * C::Q_SLAB, packed_map, full, slab * 64, w.head, token, batch);
+    else
+      tensor_load(to + slab * C::Q_SLAB, q_map, full, slab * 64, token, w.head, batch);
 }
 
 /* Keys, queries and values of a tile, in the order in which they are used. */
@@ -145,36 +183,30 @@ static __device__ __forceinline__ void fetch_tile(const prefill_call &p, const w
                                                   uint32_t k_count) {
   char *keys = shared + C::Q_BYTES, *values = keys + C::STAGES * C::K_BYTES;
   uint32_t v_count = k_count;
-  int kv_head = w.head / p.c.group, last = w.key_first + w.key_blocks * C::N;
-  int entry = 0, next_entry = table_entry<C>(p, w, last - C::N); /* of the step of the values, and of the keys */
-  for (int n = w.key_blocks; n >= 0; n--) {
+  int kv_head = w.head / p.c.group, steps = w.key_blocks, first = w.key_first;
+  /* Of the step of the values, and of the keys. */
+  table_entry entry = {}, next = entry_at<C>(p, w, first + (steps - 1) * C::N);
+  for (int n = steps; n >= 0; n--) {
     if (n > 0) { /* keys of step n - 1, and after the first the queries */
       int stage = k_count % C::STAGES;
       barrier_wait(&x->k_empty[stage], (k_count / C::STAGES & 1) ^ 1);
-      fetch_keys<C>(p, w, k_map, keys + stage * C::K_BYTES, &x->k_full[stage], C::SLABS, w.key_first + (n - 1) * C::N,
-                    kv_head, next_entry);
+      check_entry(p, next);
+      fetch_keys<C, C::SLABS>(p, w, k_map, keys + stage * C::K_BYTES, &x->k_full[stage], first + (n - 1) * C::N,
+                              kv_head, next);
       k_count++;
     }
-    if (n == w.key_blocks) {
+    if (n == steps) {
       barrier_wait(&x->q_empty, (q_count & 1) ^ 1);
-      if (threadIdx.x == 0) {
-        barrier_expect(&x->q_full, C::Q_BYTES);
-        int token = w.s.q0 + w.first, batch = p.c.layout == FK_DENSE ? w.s.batch : 0;
-        for (int slab = 0; slab < C::SLABS; slab++)
-          if (w.pack > 0)
-            tensor_load(shared + slab * C::Q_SLAB, packed_map, &x->q_full, slab * 64, w.head, token, batch);
-          else
-            tensor_load(shared + slab * C::Q_SLAB, q_map, &x->q_full, slab * 64, token, w.head, batch);
-      }
+      fetch_queries<C>(p, w, q_map, packed_map, shared, &x->q_full);
     } else { /* values of the step before */
       int stage = v_count % C::STAGES;
       barrier_wait(&x->v_empty[stage], (v_count / C::STAGES & 1) ^ 1);
-      fetch_keys<C>(p, w, v_map, values + stage * C::V_BYTES, &x->v_full[stage], C::SLABS_V, w.key_first + n * C::N,
-                    kv_head, entry);
+      fetch_keys<C, C::SLABS_V>(p, w, v_map, values + stage * C::V_BYTES, &x->v_full[stage], first + n * C::N, kv_head,
+                                entry);
       v_count++;
     }
-    entry = next_entry;
-    next_entry = table_entry<C>(p, w, w.key_first + (n - 2) * C::N);
+    entry = next;
+    next = entry_at<C>(p, w, first + (n - 2) * C::N);
   }
 }
 
@@ -186,30 +218,39 @@ static __device__ __forceinline__ int next_index(const prefill_call &p, int k) {
   return __shfl_sync(0xffffffffu, index, 0);
 }
 
-/* The fetching warp: finds tiles, tells the consumers of them, and fetches what they need. */
+/* Finds the next tile and tells the others of it; -1 rows: there are no more. */
+template <typename C>
+static __device__ __forceinline__ void announce(const prefill_call &p, exchange *x, uint32_t tiles, int *k) {
+  work w;
+  do {
+    int index = next_index(p, *k);
+    bool last = p.counter ? index >= p.works : *k * (int)gridDim.x >= p.works;
+    ++*k;
+    w.rows = last ? -1 : 0;
+    if (index < p.works && !last) w = work_at<C>(p, index);
+  } while (w.rows == 0);
+  barrier_wait(&x->work_empty[tiles % 2], (tiles / 2 & 1) ^ 1);
+  if (threadIdx.x == 0) {
+    x->works[tiles % 2] = w;
+    barrier_arrive(&x->work_full[tiles % 2]);
+  }
+  __syncwarp();
+}
+
+/* The fetching warps, of which the first finds the tiles. The others only help with the boxes of a paged cache. */
 template <typename C>
 static __device__ __forceinline__ void produce(const prefill_call &p, const CUtensorMap *q_map,
                                                const CUtensorMap *packed_map, const CUtensorMap *k_map,
                                                const CUtensorMap *v_map, char *shared, exchange *x) {
-  uint32_t tiles = 0, q_count = 0, kv_count = 0;
-  for (int k = 0;; k++) {
-    int index = next_index(p, k);
-    bool last = p.counter ? index >= p.works : k * (int)gridDim.x >= p.works;
-    if (index >= p.works && !last) continue;
-    work w = {};
-    if (last)
-      w.rows = -1;
-    else
-      w = work_at<C>(p, index);
-    if (w.rows == 0) continue;
-    int slot = tiles % 2;
-    barrier_wait(&x->work_empty[slot], (tiles / 2 & 1) ^ 1);
-    if (threadIdx.x == 0) {
-      x->works[slot] = w;
-      barrier_arrive(&x->work_full[slot]);
-    }
-    tiles++;
-    if (last) return;
+  uint32_t q_count = 0, kv_count = 0;
+  int k = 0;
+  for (uint32_t tiles = 0;; tiles++) {
+    if (threadIdx.x < 32) announce<C>(p, x, tiles, &k);
+    barrier_wait(&x->work_full[tiles % 2], tiles / 2 & 1);
+    const work w = x->works[tiles % 2];
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(&x->work_empty[tiles % 2]);
+    if (w.rows < 0) return;
     if (w.key_blocks == 0) continue;
     fetch_tile<C>(p, w, q_map, packed_map, k_map, v_map, shared, x, q_count, kv_count);
     q_count++;
