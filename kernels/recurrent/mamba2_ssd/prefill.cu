@@ -76,47 +76,49 @@ static __device__ __forceinline__ void fetch_steps(const ssd_job &j, const block
   }
 }
 
+/* Decays of less than 2^-160 are zero: totals end there, so that differences of what comes later stay exact. What is
+ * left of a token is summed from the end, where it is a sum of few and small numbers. */
 template <typename T>
 static __device__ __forceinline__ void make_steps(const ssd_job &j, const block_work &w, int start, const T (&raw)[4],
                                                   chunk_steps *steps) {
   int lane = threadIdx.x % 32;
-  double rate = (double)j.A[w.head] * 1.4426950408889634, sum = 0, total[4];
-  float bias = j.dt_bias ? fk_float(((const T *)j.dt_bias)[w.head]) : 0, dt[4];
+  float rate = j.A[w.head] * 1.44269504f, bias = j.dt_bias ? fk_float(((const T *)j.dt_bias)[w.head]) : 0;
+  float dt[4], left[4], after = 0;
+  double total[4], before = 0;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     dt[i] = start + lane * 4 + i < w.q.tokens ? clamped_step(j, fk_float(raw[i]) + bias) : 0;
-    total[i] = sum += (double)dt[i] * rate;
+    total[i] = before += (double)fmaxf(dt[i] * rate, -160);
   }
-  double before = sum;
+#pragma unroll
+  for (int i = 3; i >= 0; i--) left[i] = after, after += fmaxf(dt[i] * rate, -160);
 #pragma unroll
   for (int d = 1; d < 32; d *= 2) {
-    double other = __shfl_up_sync(0xffffffffu, before, d);
-    if (lane >= d) before += other;
+    double lower = __shfl_up_sync(0xffffffffu, before, d);
+    float upper = __shfl_down_sync(0xffffffffu, after, d);
+    if (lane >= d) before += lower;
+    if (lane + d < 32) after += upper;
   }
-  double last = __shfl_sync(0xffffffffu, before, 31);
-  double start_of_lane = __shfl_up_sync(0xffffffffu, before, 1);
-  if (lane == 0) start_of_lane = 0;
-  float after[4], most = 0;
+  float all = __shfl_sync(0xffffffffu, after, 0), behind = __shfl_down_sync(0xffffffffu, after, 1), most = 0, by = 1;
+  double ahead = __shfl_up_sync(0xffffffffu, before, 1);
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    total[i] += start_of_lane;
-    after[i] = exp2f((float)(last - total[i])) * dt[i];
-    most = fmaxf(most, after[i]);
+    total[i] += lane > 0 ? ahead : 0;
+    left[i] = exp2f(left[i] + (lane < 31 ? behind : 0)) * dt[i];
+    most = fmaxf(most, left[i]);
   }
-  float by = 1;
   if constexpr (std::is_same<T, __half>::value) {
     most = fk_warp_max(most);
-    int exponent = most > 0 ? min(max(ilogbf(most), -25), 23) + 1 : 0;
-    by = exp2f((float)-exponent);
+    by = most > 0 ? exp2f((float)-(min(max(ilogbf(most), -25), 23) + 1)) : 1;
   }
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     int t = lane * 4 + i;
     steps->before[t] = (float)total[i];
     steps->from[t] = (float)total[i] - log2f(dt[i]);
-    steps->after[t] = after[i] * by;
+    steps->after[t] = left[i] * by;
   }
-  if (lane == 0) steps->decay = exp2f((float)last), steps->scale = by;
+  if (lane == 0) steps->decay = exp2f(all), steps->scale = by;
 }
 
 /* ---- Outputs --------------------------------------------------------------------------------------------- */
@@ -124,7 +126,8 @@ static __device__ __forceinline__ void make_steps(const ssd_job &j, const block_
 /* Scores of 16 tokens against 32, from token s on, weighed by dt and decay, as left factors of two products. */
 template <typename T, int N>
 static __device__ __forceinline__ void weigh(const uint32_t (&c)[N / 16][4], uint32_t b_tile, const chunk_steps *steps,
-                                             int t, int s, const float (&row)[2], int lane, uint32_t (&left)[2][4]) {
+                                             int t, int s, const float (&row)[2], float skip, int lane,
+                                             uint32_t (&coarse)[2][4], uint32_t (&fine)[2][4]) {
   float score[4][4] = {};
 #pragma unroll
   for (int k = 0; k < N / 16; k++)
@@ -144,15 +147,18 @@ static __device__ __forceinline__ void weigh(const uint32_t (&c)[N / 16][4], uin
       float low = score[n][2 * i] * power_of_two(row[i] - from.x);
       float high = score[n][2 * i + 1] * power_of_two(row[i] - from.y);
       int token = t + lane / 4 + 8 * i;
-      left[n / 2][n % 2 * 2 + i] = pack_two<T>(column <= token ? low : 0, column + 1 <= token ? high : 0);
+      low = column <= token ? low : 0, high = column + 1 <= token ? high : 0;
+      if (column == token) low += skip;
+      if (column + 1 == token) high += skip;
+      in_two_parts<T>(low, high, &coarse[n / 2][n % 2 * 2 + i], &fine[n / 2][n % 2 * 2 + i]);
     }
   }
 }
 
-/* y of tokens [t, t + 16) of the chunk into y; D is added by store_outputs. */
+/* y of tokens [t, t + 16) of the chunk into y. */
 template <typename T, int N>
 static __device__ __forceinline__ void compute_outputs(uint32_t stage, uint32_t h_tile, const chunk_steps *steps, int t,
-                                                       int lane, float (&y)[DIM / 8][4]) {
+                                                       float skip, int lane, float (&y)[DIM / 8][4]) {
   uint32_t b_tile = stage + layout<N>::X, c_tile = b_tile + layout<N>::BC, c[N / 16][4];
 #pragma unroll
   for (int k = 0; k < N / 16; k++) load_left<CHUNK>(c[k], c_tile, t, k * 16, lane);
@@ -162,10 +168,13 @@ static __device__ __forceinline__ void compute_outputs(uint32_t stage, uint32_t 
   for (int k = 0; k < N / 16; k++)
 #pragma unroll
     for (int n = 0; n < DIM / 16; n++) {
-      uint32_t h[4];
-      load_right<DIM>(h, h_tile, n * 16, k * 16, lane);
-      multiply<T>(y[2 * n], c[k], h[0], h[1]);
-      multiply<T>(y[2 * n + 1], c[k], h[2], h[3]);
+#pragma unroll
+      for (int part = 0; part < 2; part++) {
+        uint32_t h[4];
+        load_right<DIM>(h, h_tile + part * layout<N>::H, n * 16, k * 16, lane);
+        multiply<T>(y[2 * n], c[k], h[0], h[1]);
+        multiply<T>(y[2 * n + 1], c[k], h[2], h[3]);
+      }
     }
   float row[2] = {steps->before[t + lane / 4], steps->before[t + lane / 4 + 8]};
   float decay[2] = {power_of_two(row[0]), power_of_two(row[1])};
@@ -174,25 +183,27 @@ static __device__ __forceinline__ void compute_outputs(uint32_t stage, uint32_t 
 #pragma unroll
     for (int i = 0; i < 4; i++) y[n][i] *= decay[i / 2];
   for (int s = 0; s < t + 16; s += 32) {
-    uint32_t left[2][4];
-    weigh<T, N>(c, b_tile, steps, t, s, row, lane, left);
+    uint32_t coarse[2][4], fine[2][4];
+    weigh<T, N>(c, b_tile, steps, t, s, row, skip, lane, coarse, fine);
 #pragma unroll
     for (int k = 0; k < 2; k++)
 #pragma unroll
       for (int n = 0; n < DIM / 16; n++) {
         uint32_t x[4];
         load_right_turned<CHUNK>(x, stage, n * 16, s + k * 16, lane);
-        multiply<T>(y[2 * n], left[k], x[0], x[1]);
-        multiply<T>(y[2 * n + 1], left[k], x[2], x[3]);
+        multiply<T>(y[2 * n], coarse[k], x[0], x[1]);
+        multiply<T>(y[2 * n + 1], coarse[k], x[2], x[3]);
+        multiply<T>(y[2 * n], fine[k], x[0], x[1]);
+        multiply<T>(y[2 * n + 1], fine[k], x[2], x[3]);
       }
   }
 }
 
-/* Adds D x and writes 16 tokens, through the rows of C that only this warp has read. Yields 0, or NaN when some output
+/* Writes 16 tokens, through the rows of C that only this warp has read. Yields 0, or NaN when some output
  * is not finite. */
 template <typename T, int N>
 static __device__ __forceinline__ float store_outputs(const ssd_job &j, const block_work &w, char *stage, int start,
-                                                      int t, float skip, int lane, float (&y)[DIM / 8][4]) {
+                                                      int t, int lane, const float (&y)[DIM / 8][4]) {
   char *c_tile = stage + layout<N>::X + layout<N>::BC;
   float nothing = 0;
 #pragma unroll
@@ -201,8 +212,6 @@ static __device__ __forceinline__ float store_outputs(const ssd_job &j, const bl
     for (int i = 0; i < 2; i++) {
       uint32_t at = at_piece<CHUNK>(t + lane / 4 + 8 * i, n) + lane % 4 * 4;
       float low = y[n][2 * i], high = y[n][2 * i + 1];
-      float2 x = unpack_two<T>(*(const uint32_t *)(stage + at));
-      low = fmaf(skip, x.x, low), high = fmaf(skip, x.y, high);
       nothing = fmaf(low, 0, fmaf(high, 0, nothing));
       *(uint32_t *)(c_tile + at) = pack_two<T>(low, high);
     }
@@ -247,7 +256,10 @@ static __device__ __forceinline__ void advance_state(uint32_t stage, const chunk
     float2 by[2] = {*(const float2 *)&steps->after[k + lane % 4 * 2],
                     *(const float2 *)&steps->after[k + 8 + lane % 4 * 2]};
 #pragma unroll
-    for (int i = 0; i < 4; i++) scale_two<T>(x[i], by[i / 2], &coarse[i], &fine[i]);
+    for (int i = 0; i < 4; i++) {
+      float2 v = unpack_two<T>(x[i]);
+      in_two_parts<T>(v.x * by[i / 2].x, v.y * by[i / 2].y, &coarse[i], &fine[i]);
+    }
 #pragma unroll
     for (int n = 0; n < N / 32; n++) {
       uint32_t b[4];
@@ -261,7 +273,7 @@ static __device__ __forceinline__ void advance_state(uint32_t stage, const chunk
   unscale<T, N>(steps, h);
 }
 
-/* The state as a factor, into a tile [row][column]; yields 0, or NaN when it is not finite. */
+/* The state as a factor in two parts, each a tile [row][column]; yields 0, or NaN when it is not finite. */
 template <typename T, int N>
 static __device__ __forceinline__ float share_state(char *h_tile, int lane, const float (&h)[N / 16][4]) {
   int warp = threadIdx.x / 32;
@@ -271,8 +283,9 @@ static __device__ __forceinline__ float share_state(char *h_tile, int lane, cons
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       int row = warp % 4 * 16 + lane / 4 + 8 * i, piece = warp / 4 * (N / 16) + n;
+      char *to = h_tile + at_piece<DIM>(row, piece) + lane % 4 * 4;
       nothing = fmaf(h[n][2 * i], 0, fmaf(h[n][2 * i + 1], 0, nothing));
-      *(uint32_t *)(h_tile + at_piece<DIM>(row, piece) + lane % 4 * 4) = pack_two<T>(h[n][2 * i], h[n][2 * i + 1]);
+      in_two_parts<T>(h[n][2 * i], h[n][2 * i + 1], (uint32_t *)to, (uint32_t *)(to + layout<N>::H));
     }
   return nothing;
 }
@@ -289,10 +302,10 @@ static __device__ __forceinline__ float *state_at(const ssd_job &j, const block_
 /* Everything that a warp does with a chunk; yields 0, or NaN when something is not finite. */
 typedef struct chunk_place {
   char *shared;
-  uint32_t base;            /* of shared */
-  int stage, h_now, h_next; /* offsets */
-  int start;                /* its first token */
-  bool more;                /* another chunk follows */
+  uint32_t base;    /* of shared */
+  int stage, state; /* offsets */
+  int start;        /* its first token */
+  bool more;        /* another chunk follows */
   chunk_steps *now, *next;
 } chunk_place;
 
@@ -305,12 +318,12 @@ static __device__ __forceinline__ float one_chunk(const ssd_job &j, const block_
   if (p.more && warp == 0) fetch_steps<T>(j, w, p.start + CHUNK, raw);
   if (tile * 16 < left) {
     float y[DIM / 8][4];
-    compute_outputs<T, N>(p.base + p.stage, p.base + p.h_now, p.now, tile * 16, lane, y);
-    nothing = store_outputs<T, N>(j, w, p.shared + p.stage, p.start, tile * 16, skip, lane, y);
+    compute_outputs<T, N>(p.base + p.stage, p.base + p.state, p.now, tile * 16, skip, lane, y);
+    nothing = store_outputs<T, N>(j, w, p.shared + p.stage, p.start, tile * 16, lane, y);
   }
   if (p.more && warp == 0) make_steps<T>(j, w, p.start + CHUNK, raw, p.next);
   advance_state<T, N>(p.base + p.stage, p.now, left, lane, h);
-  return nothing + share_state<T, N>(p.shared + p.h_next, lane, h);
+  return nothing;
 }
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
@@ -322,13 +335,13 @@ static __device__ __forceinline__ float one_chunk_sm90(const ssd_job &j, const b
   float y[8][4];
   T raw[4];
   if (GROUP == 0 && p.more && warp == 0) fetch_steps<T>(j, w, p.start + CHUNK, raw);
-  compute_chunk<T, GROUP>(p.base + p.stage, p.base + p.h_now, p.now, lane, h, y);
-  float nothing = store_outputs<T, 128>(j, w, p.shared + p.stage, p.start, warp * 16, skip, lane, y);
+  compute_chunk<T, GROUP>(p.base + p.stage, p.base + p.state, p.now, skip, lane, h, y);
+  float nothing = store_outputs<T, 128>(j, w, p.shared + p.stage, p.start, warp * 16, lane, y);
   if (GROUP == 0 && p.more && warp == 0) make_steps<T>(j, w, p.start + CHUNK, raw, p.next);
   wait_products<0>();
   settle(h);
   unscale<T, 128>(p.now, h);
-  return nothing + share_state<T, 128>(p.shared + p.h_next, lane, h);
+  return nothing;
 }
 #endif
 
@@ -337,8 +350,8 @@ template <typename T, int N, bool SM90>
 static __device__ __forceinline__ bool scan_chunks(const ssd_job &j, const block_work &w, int stages, char *shared) {
   int warp = __shfl_sync(0xffffffffu, (int)threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   chunk_place p = {shared, (uint32_t)__cvta_generic_to_shared(shared)};
-  int h_tiles = stages * layout<N>::STAGE;
-  chunk_steps *steps = (chunk_steps *)(shared + h_tiles + 2 * layout<N>::H);
+  p.state = stages * layout<N>::STAGE;
+  chunk_steps *steps = (chunk_steps *)(shared + p.state + 2 * layout<N>::H);
   float h[N / 16][4], skip = j.D ? fk_float(((const T *)j.D)[w.head]) : 0;
   float *state = state_at<N>(j, w, lane);
   fetch_chunk<T, N>(j, w, 0, p.base);
@@ -349,7 +362,7 @@ static __device__ __forceinline__ bool scan_chunks(const ssd_job &j, const block
       float2 v = w.q.has_initial_state ? *(const float2 *)(state + n * 8 + i * 8 * N) : make_float2(0, 0);
       h[n][2 * i] = v.x, h[n][2 * i + 1] = v.y;
     }
-  float nothing = share_state<T, N>(shared + h_tiles, lane, h);
+  float nothing = share_state<T, N>(shared + p.state, lane, h);
   if (warp == 0) {
     T raw[4];
     fetch_steps<T>(j, w, 0, raw);
@@ -365,7 +378,6 @@ static __device__ __forceinline__ bool scan_chunks(const ssd_job &j, const block
     if (__syncthreads_or(nothing != 0)) return false;
     p.more = p.start + CHUNK < w.q.tokens;
     p.stage = stages == 1 ? 0 : turn * layout<N>::STAGE;
-    p.h_now = h_tiles + turn * layout<N>::H, p.h_next = h_tiles + (turn ^ 1) * layout<N>::H;
     p.now = &steps[turn], p.next = &steps[turn ^ 1];
     if (p.more && stages == 2) fetch_chunk<T, N>(j, w, p.start + CHUNK, p.base + (turn ^ 1) * layout<N>::STAGE);
 #if __CUDA_ARCH_FEAT_SM90_ALL
@@ -377,6 +389,9 @@ static __device__ __forceinline__ bool scan_chunks(const ssd_job &j, const block
     }
 #endif
     if constexpr (!SM90) nothing = one_chunk<T, N>(j, w, p, skip, lane, h);
+    if (!p.more) break;
+    __syncthreads(); /* all have used the state */
+    nothing += share_state<T, N>(shared + p.state, lane, h);
   }
   if (__syncthreads_or(nothing != 0)) return false;
 #pragma unroll
@@ -433,8 +448,8 @@ static fk_status launch(fk_context *ctx, const ssd_job *j, int shortest) {
   dim3 grid((unsigned)blocks), block(THREADS);
   size_t shared = (size_t)(j->size == 64 ? layout<64>::shared(stages) : layout<128>::shared(stages));
   void (*kernel)(ssd_job, int, bool, int) = j->size == 64 ? ssd_chunks<T, 64, false> : ssd_chunks<T, 128, false>;
-  if (j->size == 128 && fk_context_cuda(ctx)->compute_capability == 90 && getenv("FK_TRY") &&
-      atoi(getenv("FK_TRY")) == 1)
+  if (j->size == 128 && fk_context_cuda(ctx)->compute_capability == 90 &&
+      !(getenv("FK_TRY") && atoi(getenv("FK_TRY")) == 1))
     kernel = ssd_chunks<T, 128, true>;
   return fk_launch_early(ctx, kernel, grid, block, shared, *j, shortest, seqs == j->num_seqs, stages);
 }

@@ -19,7 +19,7 @@ typedef struct chunk_steps {
 
 template <int N>
 struct layout {
-  static constexpr int X = CHUNK * DIM * 2, BC = CHUNK * N * 2, STAGE = X + 2 * BC, H = DIM * N * 2;
+  static constexpr int X = CHUNK * DIM * 2, BC = CHUNK * N * 2, STAGE = X + 2 * BC, H = DIM * N * 2; /* H: one part */
   static constexpr int shared(int stages) {
     return stages * STAGE + 2 * H + 2 * (int)sizeof(chunk_steps) + 1024; /* begins at a multiple of 1024 */
   }
@@ -103,14 +103,12 @@ static __device__ __forceinline__ float2 unpack_two(uint32_t v) {
     return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u));
 }
 
-/* A pair times two numbers, as a rounded product and what the rounding left. */
+/* A pair as a rounded pair and what the rounding left: 16 significant bits or more. */
 template <typename T>
-static __device__ __forceinline__ void scale_two(uint32_t packed, float2 by, uint32_t *coarse, uint32_t *fine) {
-  float2 v = unpack_two<T>(packed);
-  v.x *= by.x, v.y *= by.y;
-  *coarse = pack_two<T>(v.x, v.y);
+static __device__ __forceinline__ void in_two_parts(float low, float high, uint32_t *coarse, uint32_t *fine) {
+  *coarse = pack_two<T>(low, high);
   float2 c = unpack_two<T>(*coarse);
-  *fine = pack_two<T>(v.x - c.x, v.y - c.y);
+  *fine = pack_two<T>(low - c.x, high - c.y);
 }
 
 /* 2^x to a few units in the last place; 0 for -inf. */

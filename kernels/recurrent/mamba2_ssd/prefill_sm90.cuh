@@ -63,18 +63,19 @@ static __device__ __forceinline__ void product(float (&d)[8][4], const uint32_t 
     PRODUCT("bf16", "0");
 }
 
-/* d = c b^T over all 128 columns; slab 0 of b is at b, slab 1 some bytes further. */
+/* d = c b^T + (add ? d : 0) over all 128 columns; slab 0 of b is at b, slab 1 some bytes further. */
 template <typename T>
 static __device__ __forceinline__ void products_of_c(float (&d)[8][4], const uint32_t (&c)[8][4], uint32_t b,
-                                                     uint32_t slab) {
+                                                     uint32_t slab, int add) {
 #pragma unroll
-  for (int k = 0; k < 8; k++) product<T, false>(d, c[k], slab_at(b + k / 4 * slab + k % 4 * 32), k > 0);
+  for (int k = 0; k < 8; k++) product<T, false>(d, c[k], slab_at(b + k / 4 * slab + k % 4 * 32), k > 0 || add);
 }
 
-/* Scores of 64 tokens from t on against 64 from s on, weighed by dt and decay, as left factors. */
+/* Scores of 64 tokens against 64 from token s on, weighed by dt and decay, as left factors in two parts. */
 template <typename T, bool DIAGONAL>
 static __device__ __forceinline__ void weigh_slab(const float (&score)[8][4], const chunk_steps *steps, int s,
-                                                  const float (&row)[2], int lane, uint32_t (&left)[4][4]) {
+                                                  const float (&row)[2], float skip, int lane, uint32_t (&coarse)[4][4],
+                                                  uint32_t (&fine)[4][4]) {
   int mine = threadIdx.x / 32 % 4 * 16 + lane / 4; /* of the 64 */
 #pragma unroll
   for (int n = 0; n < 8; n++) {
@@ -85,10 +86,11 @@ static __device__ __forceinline__ void weigh_slab(const float (&score)[8][4], co
       float low = score[n][2 * i] * power_of_two(row[i] - from.x);
       float high = score[n][2 * i + 1] * power_of_two(row[i] - from.y);
       if (DIAGONAL) {
-        if (column > mine + 8 * i) low = 0;
-        if (column + 1 > mine + 8 * i) high = 0;
+        int distance = mine + 8 * i - column;
+        low = distance > 0 ? low : distance == 0 ? low + skip : 0;
+        high = distance > 1 ? high : distance == 1 ? high + skip : 0;
       }
-      left[n / 2][n % 2 * 2 + i] = pack_two<T>(low, high);
+      in_two_parts<T>(low, high, &coarse[n / 2][n % 2 * 2 + i], &fine[n / 2][n % 2 * 2 + i]);
     }
   }
 }
@@ -104,79 +106,84 @@ static __device__ __forceinline__ void scale_inputs(uint32_t stage, const chunk_
     float2 by[2] = {*(const float2 *)&steps->after[t + k * 16 + lane % 4 * 2],
                     *(const float2 *)&steps->after[t + k * 16 + 8 + lane % 4 * 2]};
 #pragma unroll
-    for (int i = 0; i < 4; i++) scale_two<T>(x[i], by[i / 2], &coarse[k][i], &fine[k][i]);
+    for (int i = 0; i < 4; i++) {
+      float2 v = unpack_two<T>(x[i]);
+      in_two_parts<T>(v.x * by[i / 2].x, v.y * by[i / 2].y, &coarse[k][i], &fine[k][i]);
+    }
   }
 }
 
-/* h += scaled x times 64 tokens of B; b: its slab at those tokens. */
+/* d += (coarse + fine) b: 64 rows of a slab. */
 template <typename T>
-static __device__ __forceinline__ void add_inputs(float (&h)[8][4], const uint32_t (&coarse)[4][4],
-                                                  const uint32_t (&fine)[4][4], uint32_t b) {
+static __device__ __forceinline__ void products_of_parts(float (&d)[8][4], const uint32_t (&coarse)[4][4],
+                                                         const uint32_t (&fine)[4][4], uint32_t b) {
 #pragma unroll
   for (int k = 0; k < 4; k++) {
-    product<T, true>(h, coarse[k], slab_at(b + k * 2048), 1);
-    product<T, true>(h, fine[k], slab_at(b + k * 2048), 1);
+    product<T, true>(d, coarse[k], slab_at(b + k * 2048), 1);
+    product<T, true>(d, fine[k], slab_at(b + k * 2048), 1);
   }
 }
 
-/* One chunk of warpgroup GROUP: y of its tokens without D, and its part of the state after the chunk but for the
- * factor 1 / scale. The products that end the state still run when it returns. */
+/* One chunk of warpgroup GROUP: y of its tokens, and its part of the state after the chunk but for the factor
+ * 1 / scale. The products that end the state still run when it returns. */
 template <typename T, int GROUP>
 static __device__ __forceinline__ void compute_chunk(uint32_t stage, uint32_t h_tile, const chunk_steps *steps,
-                                                     int lane, float (&h)[8][4], float (&y)[8][4]) {
+                                                     float skip, int lane, float (&h)[8][4], float (&y)[8][4]) {
   constexpr uint32_t SLAB = CHUNK * 128, HALF = 64 * 128;
-  uint32_t b = stage + layout<128>::X, c_tile = b + layout<128>::BC, c[8][4], weights[4][4];
-  uint32_t coarse[4][4], fine[4][4], more_coarse[4][4], more_fine[4][4];
-  float score[8][4];
+  uint32_t b = stage + layout<128>::X, c_tile = b + layout<128>::BC, c[8][4], coarse[4][4], fine[4][4];
+  float score[8][4], all = steps->decay * steps->scale;
   int row = GROUP * 64 + threadIdx.x / 32 % 4 * 16;
 #pragma unroll
   for (int k = 0; k < 8; k++) load_left<CHUNK>(c[k], c_tile, row, k * 16, lane);
-  float all = steps->decay * steps->scale;
 #pragma unroll
   for (int n = 0; n < 8; n++)
 #pragma unroll
     for (int i = 0; i < 4; i++) h[n][i] *= all;
   begin_products();
-  products_of_c<T>(score, c, b, SLAB);
+  products_of_c<T>(score, c, b, SLAB, 0);
   end_products();
-  products_of_c<T>(y, c, h_tile, HALF);
+  products_of_c<T>(y, c, h_tile, HALF, 0);
+  products_of_c<T>(y, c, h_tile + layout<128>::H, HALF, 1);
   end_products();
-  scale_inputs<T>(stage, steps, 0, lane, coarse, fine);
   float before[2] = {steps->before[row + lane / 4], steps->before[row + lane / 4 + 8]};
   float decay[2] = {power_of_two(before[0]), power_of_two(before[1])};
   wait_products<1>();
   settle(score);
-  weigh_slab<T, GROUP == 0>(score, steps, 0, before, lane, weights);
+  weigh_slab<T, GROUP == 0>(score, steps, 0, before, skip, lane, coarse, fine);
   wait_products<0>();
   settle(y);
 #pragma unroll
   for (int n = 0; n < 8; n++)
 #pragma unroll
     for (int i = 0; i < 4; i++) y[n][i] *= decay[i / 2];
-  settle(y), settle(h), settle(weights), settle(coarse), settle(fine);
+  settle(y), settle(h), settle(coarse), settle(fine);
   begin_products();
-#pragma unroll
-  for (int k = 0; k < 4; k++) product<T, true>(y, weights[k], slab_at(stage + k * 2048), 1);
-  if (GROUP == 1) products_of_c<T>(score, c, b + HALF, SLAB);
+  if (GROUP == 1) products_of_c<T>(score, c, b + HALF, SLAB, 0);
+  products_of_parts<T>(y, coarse, fine, stage);
   end_products();
-  add_inputs<T>(h, coarse, fine, b + GROUP * SLAB);
+  uint32_t x_coarse[4][4], x_fine[4][4];
+  scale_inputs<T>(stage, steps, 0, lane, x_coarse, x_fine);
+  settle(x_coarse), settle(x_fine);
+  begin_products();
+  products_of_parts<T>(h, x_coarse, x_fine, b + GROUP * SLAB);
   end_products();
-  if (GROUP == 0) scale_inputs<T>(stage, steps, 64, lane, more_coarse, more_fine);
   wait_products<1>();
   settle(y);
   if (GROUP == 1) {
     settle(score);
-    weigh_slab<T, true>(score, steps, 64, before, lane, weights);
-    settle(weights), settle(y);
+    weigh_slab<T, true>(score, steps, 64, before, skip, lane, coarse, fine);
+    settle(y), settle(coarse), settle(fine);
     begin_products();
-#pragma unroll
-    for (int k = 0; k < 4; k++) product<T, true>(y, weights[k], slab_at(stage + HALF + k * 2048), 1);
+    products_of_parts<T>(y, coarse, fine, stage + HALF);
     end_products();
-    scale_inputs<T>(stage, steps, 64, lane, more_coarse, more_fine);
+    wait_products<1>();
+  } else {
+    wait_products<0>();
   }
-  settle(more_coarse), settle(more_fine);
+  scale_inputs<T>(stage, steps, 64, lane, x_coarse, x_fine);
+  settle(x_coarse), settle(x_fine);
   begin_products();
-  add_inputs<T>(h, more_coarse, more_fine, b + GROUP * SLAB + HALF);
+  products_of_parts<T>(h, x_coarse, x_fine, b + GROUP * SLAB + HALF);
   end_products();
   if (GROUP == 1) {
     wait_products<1>();

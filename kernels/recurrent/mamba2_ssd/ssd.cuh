@@ -158,37 +158,45 @@ static __device__ __forceinline__ void scan_rows(const ssd_job &j, const ssd_seq
       for (int k = 0; k < 4; k++) h[r][v * 4 + k] = part[k];
     }
   float a = j.A[head], skip = j.D ? fk_float(((const T *)j.D)[head]) : 0;
-  token_part<ROWS, VECS> next;
-  load_token<T, LANES, VECS, ROWS, PACKED>(j, q.first, head, row, column, &next);
+  constexpr int DEPTH = sizeof(T) == 4 ? 4 : 1; /* tokens on their way; 16-bit ones go far by chunks */
+  token_part<ROWS, VECS> coming[DEPTH];
+#pragma unroll
+  for (int i = 0; i < DEPTH; i++)
+    if (i < q.tokens) load_token<T, LANES, VECS, ROWS, PACKED>(j, q.first + i, head, row, column, &coming[i]);
   float dt32 = 0, decay32 = 0; /* of token t / 32 * 32 + lane */
-  for (int t = 0; t < q.tokens; t++) {
-    token_part<ROWS, VECS> now = next;
-    if (t + 1 < q.tokens) load_token<T, LANES, VECS, ROWS, PACKED>(j, q.first + t + 1, head, row, column, &next);
-    if (t % 32 == 0) {
-      int mine = t + lane < q.tokens ? t + lane : q.tokens - 1;
-      dt32 = time_step<T>(j, q.first + mine, head);
-      decay32 = expf(dt32 * a);
-    }
-    float dt = __shfl_sync(0xffffffffu, dt32, t % 32), decay = __shfl_sync(0xffffffffu, decay32, t % 32);
-    float sum[ROWS], passed[ROWS];
+  for (int first = 0; first < q.tokens; first += DEPTH)
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-      float dx = dt * now.x[r];
-      passed[r] = j.D && lane % LANES == 0 ? skip * now.x[r] : 0;
-      sum[r] = passed[r];
-#pragma unroll
-      for (int k = 0; k < VECS * 4; k++) {
-        h[r][k] = fmaf(h[r][k], decay, dx * now.b[k / 4][k % 4]);
-        sum[r] = fmaf(h[r][k], now.c[k / 4][k % 4], sum[r]);
+    for (int i = 0; i < DEPTH; i++) {
+      int t = first + i;
+      if (t >= q.tokens) break;
+      token_part<ROWS, VECS> now = coming[i];
+      if (t + DEPTH < q.tokens)
+        load_token<T, LANES, VECS, ROWS, PACKED>(j, q.first + t + DEPTH, head, row, column, &coming[i]);
+      if (t % 32 == 0) {
+        int mine = t + lane < q.tokens ? t + lane : q.tokens - 1;
+        dt32 = time_step<T>(j, q.first + mine, head);
+        decay32 = expf(dt32 * a);
       }
+      float dt = __shfl_sync(0xffffffffu, dt32, t % 32), decay = __shfl_sync(0xffffffffu, decay32, t % 32);
+      float sum[ROWS], passed[ROWS];
+#pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        float dx = dt * now.x[r];
+        passed[r] = j.D && lane % LANES == 0 ? skip * now.x[r] : 0;
+        sum[r] = passed[r];
+#pragma unroll
+        for (int k = 0; k < VECS * 4; k++) {
+          h[r][k] = fmaf(h[r][k], decay, dx * now.b[k / 4][k % 4]);
+          sum[r] = fmaf(h[r][k], now.c[k / 4][k % 4], sum[r]);
+        }
+      }
+      float y = add_rows<float, LANES, ROWS>(sum, lane);
+      int mine = row + lane % LANES / (LANES / ROWS);
+      bool writes = lane % (LANES / ROWS) == 0 && mine < j.dim;
+      if (__any_sync(0xffffffffu, mine < j.dim && !(fabsf(y) <= FLT_MAX)))
+        y = exact_output<LANES, VECS, ROWS>(h, now.c, passed, lane);
+      if (writes) ((T *)j.out)[(q.first + t) * j.out_token + head * j.out_head + mine] = fk_from<T>(y);
     }
-    float y = add_rows<float, LANES, ROWS>(sum, lane);
-    int mine = row + lane % LANES / (LANES / ROWS);
-    bool writes = lane % (LANES / ROWS) == 0 && mine < j.dim;
-    if (__any_sync(0xffffffffu, mine < j.dim && !(fabsf(y) <= FLT_MAX)))
-      y = exact_output<LANES, VECS, ROWS>(h, now.c, passed, lane);
-    if (writes) ((T *)j.out)[(q.first + t) * j.out_token + head * j.out_head + mine] = fk_from<T>(y);
-  }
 #pragma unroll
   for (int r = 0; r < ROWS; r++)
 #pragma unroll
