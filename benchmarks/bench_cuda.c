@@ -123,8 +123,13 @@ static fk_status fill_floats(const fk_plan *plan, int i, char *base) {
   const fk_plan_tensor *t = &plan->tensors[i];
   float *scaled = malloc(BLOCK * sizeof *scaled);
   bool weight = plan->task->args[i].role == FK_WEIGHT && t->ndim > 1;
-  float scale = weight ? 1 / sqrtf((float)t->shape[t->ndim - 1]) : 1;
-  for (int k = 0; k < BLOCK; k++) scaled[k] = g.normal[k] * scale;
+  float scale = weight ? 1 / sqrtf((float)t->shape[t->ndim - 1]) : 1, shift = 0;
+  double a = plan->task->args[i].values.a, b = plan->task->args[i].values.b;
+  /* The block ends at 2 sqrt(3): uniform values stay in their range, which may be what keeps a recurrence finite. */
+  if (plan->task->args[i].values.kind == FK_VALUES_NORMAL) scale = (float)b, shift = (float)a;
+  if (plan->task->args[i].values.kind == FK_VALUES_UNIFORM)
+    scale = (float)((b - a) / 6.93), shift = (float)((a + b) / 2);
+  for (int k = 0; k < BLOCK; k++) scaled[k] = g.normal[k] * scale + shift;
   fk_status status = fk_convert_row(t->type, g.converted, FK_F32, scaled, BLOCK);
   size_t block = fk_type_bytes(t->type, BLOCK) - 1024; /* no multiple of a power of two */
   for (size_t at = 0; at < t->span && !status; at += block)
