@@ -12,6 +12,8 @@
 
 #include "decode_math.cuh"
 
+enum { COMBINE_THREADS = 128 };
+
 /* ---- Results --------------------------------------------------------------------------------------------- */
 
 template <int R, int C>
@@ -153,22 +155,20 @@ static __device__ __forceinline__ void end_segment(const decode_call &c, const d
   __syncthreads();
 }
 
-/* One block for each block of the computation: the item that began there, if others went on with it. A warp takes a
- * row; a lane every 32nd column, at most eight. */
+/* Blocks (x, head) add up the item that began in block x of the computation, if others went on with it: a warp takes a
+ * row of the head, a lane every 32nd column, at most eight. */
 template <typename T>
-static __global__ void __launch_bounds__(256) decode_combine(const __grid_constant__ decode_call c) {
+static __global__ void __launch_bounds__(COMBINE_THREADS) decode_combine(const __grid_constant__ decode_call c) {
   fk_wait_previous();
   fk_let_next_start();
-  if (blockIdx.x == gridDim.x - 1) /* nothing begins there that goes on: it has the time */
+  if (blockIdx.x == gridDim.x - 1 && blockIdx.y == 0) /* nothing begins there that goes on: it has the time */
     for (int b = threadIdx.x; b < c.num_seqs; b += blockDim.x) check_sequence(c, b);
   decode_record record = c.records[blockIdx.x];
   if (record.parts == 0) return;
-  int lane = threadIdx.x % 32, columns = c.d_v / 32;
+  int lane = threadIdx.x % 32, columns = c.d_v / 32, head = blockIdx.y;
   decode_sequence s = sequence_at(c, record.b);
   int rows = min(1 << c.tile_shift, s.num_q * (int)c.group.divisor - record.row0);
-  for (int task = threadIdx.x / 32; task < rows * c.heads_per_block; task += blockDim.x / 32) {
-    int head = 0, row = task;
-    while (row >= rows) row -= rows, head++;
+  for (int row = threadIdx.x / 32; row < rows; row += COMBINE_THREADS / 32) {
     float largest = -INFINITY, l = 0, o[8] = {};
     for (int k = lane; k < record.parts; k += 32)
       largest = fmaxf(largest, c.partial_ml[2 * partial_row(c, blockIdx.x + k, k == 0, head, row)]);
@@ -231,6 +231,15 @@ static __global__ void __launch_bounds__(32 * MAX_WARPS, 1) decode(const __grid_
   bool some = false;
   f.fetched = f.left = 0;
   for (int done = 0; done < share.count;) {
+    if (left == 0 && ahead <= 1) { /* queries come while keys are under way */
+      __syncwarp();
+      left = g->units;
+      key = g->key + key_lane * TILE;
+      all_lo = g->all_lo, all_hi = g->all_hi;
+      some = all_lo != g->lo || all_hi != g->hi;
+      clear_sums(x);
+      M::load_query(c, *g, g->head_group * c.heads_per_block + head, room, q);
+    }
     if (ahead == 0) await_fetch();
     if (ahead < STAGES) {
       if (f.left > 0) {
@@ -251,14 +260,6 @@ static __global__ void __launch_bounds__(32 * MAX_WARPS, 1) decode(const __grid_
     if (ahead > 0) {
       ahead--;
       continue;
-    }
-    if (left == 0) {
-      left = g->units;
-      key = g->key + key_lane * TILE;
-      all_lo = g->all_lo, all_hi = g->all_hi;
-      some = all_lo != g->lo || all_hi != g->hi;
-      clear_sums(x);
-      M::load_query(c, *g, g->head_group * c.heads_per_block + head, room, q);
     }
     decode_sight sight = key >= all_lo && key + TILE <= all_hi ? SEEN_BY_ALL
                          : some                                ? SEEN_BY_SOME
@@ -385,7 +386,7 @@ static int heads_for(const decode_call &c, int warps) {
     while (heads < warps && heads < most && c.kv_heads % (2 * heads) == 0) heads *= 2;
     return heads;
   }
-  while (heads < warps && c.kv_heads % (2 * heads) == 0 && (int64_t)c.num_seqs * (c.kv_heads / (2 * heads)) >= 64)
+  while (heads < warps && c.kv_heads % (2 * heads) == 0 && (int64_t)c.num_seqs * (c.kv_heads / (2 * heads)) >= 16)
     heads *= 2;
   return heads;
 }
@@ -414,7 +415,8 @@ static fk_status launch(fk_context *ctx, decode_call c) {
   if (!c.partial_o || !c.partial_ml || !c.records) return FK_ERROR_MEMORY;
   dim3 grid((unsigned)blocks);
   FK_TRY(fk_launch_early(ctx, decode<T, D, DV, M>, grid, dim3(32 * warps), warps * warp_bytes, c));
-  return fk_launch_early(ctx, decode_combine<T>, grid, dim3(256), 0, c);
+  return fk_launch_early(ctx, decode_combine<T>, dim3((unsigned)blocks, (unsigned)c.heads_per_block),
+                         dim3(COMBINE_THREADS), 0, c);
 }
 
 /* Two groups of 16 rows where one would read the keys twice; heads of two sizes have the registers for it. */
