@@ -1,6 +1,6 @@
 /* max_sim on the GPU: a block per document and query. Its warps share out the tokens of the document; a query goes by
- * in groups of 32 tokens. 16-bit tokens of usual dimensions go through the tensor cores (the query's fragments stay in
- * registers, the document's come straight from memory), all others through tiles in shared memory. */
+ * in groups of 32 tokens. 16-bit tokens of usual dimensions go through the tensor cores (the query's fragments lie in
+ * shared memory, the document's come straight from memory), all others through tiles in shared memory. */
 #include "device/cuda/kernel.cuh"
 #include "tasks/max_sim.h"
 
@@ -100,7 +100,7 @@ static __device__ __forceinline__ void store_chunk(const four (&v)[ROWS / 16], f
 
 static __device__ __forceinline__ void multiply_chunk(const float *q, const float *d, int mine, int theirs,
                                                       float (&s)[4][4]) {
-#pragma unroll 8
+#pragma unroll
   for (int k = 0; k < DEPTH; k++) {
     float4 x = *reinterpret_cast<const float4 *>(q + place(k, mine * 4, GROUP));
     float4 y = *reinterpret_cast<const float4 *>(d + place(k, theirs * 4, TILE));
@@ -192,55 +192,83 @@ static __device__ __forceinline__ uint4 eight(const T *row, int block, int lane,
   return *reinterpret_cast<const uint4 *>(row + block * 32 + lane % 4 * 8);
 }
 
-/* BLOCKS: the dimension is 32 * BLOCKS. */
+/* The tokens `first` to first + 15 of a document: two fragments of 8. */
 template <typename T, int BLOCKS>
-static __global__ void __launch_bounds__(THREADS) max_sim_tensor(const __grid_constant__ max_sim_args a) {
+static __device__ __forceinline__ void load_tokens(const max_sim_args &a, int64_t first, int64_t end,
+                                                   uint4 (&d)[2][BLOCKS]) {
+  int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int t = 0; t < 2; t++) {
+    int64_t token = first + 8 * t + lane / 4;
+#pragma unroll
+    for (int b = 0; b < BLOCKS; b++) d[t][b] = eight((const T *)a.d + token * a.d_row, b, lane, token < end);
+  }
+}
+
+/* Raises the maxima of query tokens lane / 4 + 8 i by 16 document tokens; true when one of them is shown. */
+template <typename T, int BLOCKS>
+static __device__ __forceinline__ bool meet(const max_sim_args &a, const uint4 (*q)[BLOCKS][32],
+                                            const uint4 (&d)[2][BLOCKS], int64_t first, int64_t end, float (&top)[4]) {
+  int lane = threadIdx.x % 32;
+  float s[2][2][4] = {}; /* of document fragment, query tile */
+#pragma unroll
+  for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+      uint4 low = q[2 * m][b][lane], high = q[2 * m + 1][b][lane];
+      uint32_t one[4] = {low.x, high.x, low.y, high.y}, two[4] = {low.z, high.z, low.w, high.w};
+#pragma unroll
+      for (int t = 0; t < 2; t++) {
+        multiply<T>(s[t][m], one, d[t][b].x, d[t][b].y);
+        multiply<T>(s[t][m], two, d[t][b].z, d[t][b].w);
+      }
+    }
+  bool seen = false;
+#pragma unroll
+  for (int t = 0; t < 2; t++)
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+      if (!visible(a, first + 8 * t + lane % 4 * 2 + n, end)) continue;
+      seen = true;
+#pragma unroll
+      for (int i = 0; i < 4; i++) top[i] = best_of(top[i], s[t][i / 2][i % 2 * 2 + n]);
+    }
+  return seen;
+}
+
+/* BLOCKS: the dimension is 32 * BLOCKS. A warp has 16 tokens of the document at a time, the next 16 under way. */
+template <typename T, int BLOCKS>
+static __global__ void __launch_bounds__(THREADS, 4) max_sim_tensor(const __grid_constant__ max_sim_args a) {
+  __shared__ uint4 q[4][BLOCKS][32]; /* fragments of query tokens lane / 4 + 8 i */
   __shared__ float best[WARPS][GROUP];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   int64_t doc = blockIdx.x % (unsigned)a.num_docs, query = blockIdx.x / (unsigned)a.num_docs, start, end;
   fk_wait_previous();
   if (!document(a, doc, &start, &end)) return;
-  const T *from = (const T *)a.q + query * a.q_outer, *tokens = (const T *)a.d;
   double sum = 0;
   bool seen = false;
   for (int64_t group = 0; group < a.query_len; group += GROUP) {
-    uint4 q[4][BLOCKS]; /* query tokens lane / 4 + 8 i */
-    float mine[4];
+    uint4 d[2][BLOCKS];
+    load_tokens<T, BLOCKS>(a, start + warp * 16, end, d);
+    int64_t t = group + lane / 4 + 8 * warp;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      int64_t t = group + lane / 4 + 8 * i;
-      mine[i] = -INFINITY;
-#pragma unroll
-      for (int b = 0; b < BLOCKS; b++) q[i][b] = eight(from + t * a.q_row, b, lane, t < a.query_len);
-    }
+    for (int b = 0; b < BLOCKS; b++)
+      q[warp][b][lane] = eight((const T *)a.q + query * a.q_outer + t * a.q_row, b, lane, t < a.query_len);
+    __syncthreads();
+    float top[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
     seen = false;
-    for (int64_t first = start + warp * 8; first < end; first += 8 * WARPS) {
-      uint4 d[BLOCKS];
-      int64_t token = first + lane / 4, shown = first + lane % 4 * 2;
+    for (int64_t first = start + warp * 16; first < end; first += 16 * WARPS) {
+      uint4 now[2][BLOCKS];
 #pragma unroll
-      for (int b = 0; b < BLOCKS; b++) d[b] = eight(tokens + token * a.d_row, b, lane, token < end);
-      bool show[2] = {visible(a, shown, end), visible(a, shown + 1, end)};
-      float s[2][4] = {};
-#pragma unroll
-      for (int b = 0; b < BLOCKS; b++)
-#pragma unroll
-        for (int m = 0; m < 2; m++) {
-          const uint4 &low = q[2 * m][b], &high = q[2 * m + 1][b];
-          uint32_t one[4] = {low.x, high.x, low.y, high.y}, two[4] = {low.z, high.z, low.w, high.w};
-          multiply<T>(s[m], one, d[b].x, d[b].y);
-          multiply<T>(s[m], two, d[b].z, d[b].w);
-        }
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-#pragma unroll
-        for (int n = 0; n < 2; n++)
-          if (show[n]) mine[i] = best_of(mine[i], s[i / 2][i % 2 * 2 + n]), seen = true;
+      for (int i = 0; i < 2 * BLOCKS; i++) now[i / BLOCKS][i % BLOCKS] = d[i / BLOCKS][i % BLOCKS];
+      if (first + 16 * WARPS < end) load_tokens<T, BLOCKS>(a, first + 16 * WARPS, end, d);
+      seen |= meet<T, BLOCKS>(a, q, now, first, end, top);
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      mine[i] = best_of(mine[i], __shfl_xor_sync(0xffffffffu, mine[i], 1));
-      mine[i] = best_of(mine[i], __shfl_xor_sync(0xffffffffu, mine[i], 2));
-      if (lane % 4 == 0) best[warp][lane / 4 + 8 * i] = mine[i];
+      top[i] = best_of(top[i], __shfl_xor_sync(0xffffffffu, top[i], 1));
+      top[i] = best_of(top[i], __shfl_xor_sync(0xffffffffu, top[i], 2));
+      if (lane % 4 == 0) best[warp][lane / 4 + 8 * i] = top[i];
     }
     seen = __syncthreads_or(seen);
     if (threadIdx.x == 0) sum += sum_of_group(best, a.query_len - group);
