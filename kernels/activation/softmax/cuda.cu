@@ -1,9 +1,12 @@
 /* softmax on the GPU. A row of up to 32768 columns is kept in registers by part of a warp or by a block. A longer row,
- * a vocabulary, is cut into chunks: blocks find the maximum and the sum of each, then put them together, each for
- * itself, and write; the second look finds the row in the caches. */
+ * a vocabulary, is kept by a cluster of blocks where there are clusters and it fits; else it is cut into chunks: blocks
+ * find the maximum and the sum of each, then put them together, each for itself, and write; the second look finds the
+ * row in the caches. */
+#include "device/cuda/cluster.cuh"
 #include "device/cuda/row.cuh"
 #include "tasks/softmax.h"
 
+enum { CLUSTER = 8, CLUSTER_THREADS = 512 };
 enum { ELEMENTS = 32, CHUNK_THREADS = 128, CHUNK = ELEMENTS * CHUNK_THREADS };
 
 typedef struct softmax_args {
@@ -111,6 +114,40 @@ static __global__ void __launch_bounds__(CHUNK_THREADS) softmax_chunk(const __gr
   store_kept<T, PACKS>(kept, max, 1 / sum, l, end, (T *)a.out + fk_row_offset(a.out_rows, row) + start);
 }
 
+/* The maximum and the sum of several parts of a row, from their own. An empty or all -inf part has the sum 0. */
+static __device__ __forceinline__ float2 join(float2 a, float2 b) {
+  float max = fmaxf(a.x, b.x);
+  float left = a.y == 0 ? 0 : a.y * __expf(a.x - max), right = b.y == 0 ? 0 : b.y * __expf(b.x - max);
+  return make_float2(max, left + right);
+}
+
+/* A cluster per row, each block has `share` columns. */
+template <typename T>
+static __global__ void __launch_bounds__(CLUSTER_THREADS)
+    softmax_cluster(const __grid_constant__ softmax_args a, int share) {
+  constexpr int PACKS = ELEMENTS / fk_pack<T>::size;
+  __shared__ uint64_t own;
+  fk_lanes l = {(int)threadIdx.x, CLUSTER_THREADS};
+  int64_t row = blockIdx.x / CLUSTER, start = (int64_t)(blockIdx.x % CLUSTER) * share, left = a.columns - start;
+  int end = left < 0 ? 0 : left < share ? (int)left : share;
+  uint4 kept[PACKS];
+  fk_wait_previous();
+  fk_load_row<T, PACKS>((const T *)a.x + fk_row_offset(a.x_rows, row) + start, l, end, kept);
+  float max = fk_block_max(kept_max<T, PACKS>(kept, l, end));
+  float sum = fk_block_sum(kept_sum<T, PACKS>(kept, max == -INFINITY ? 0 : max, l, end));
+  if (threadIdx.x == 0) own = (uint64_t)__float_as_uint(sum) << 32 | __float_as_uint(max);
+  fk_cluster_sync();
+  float2 all = {-INFINITY, 0};
+  for (int i = 0; i < CLUSTER; i++) {
+    uint64_t part = fk_cluster_load(&own, i);
+    all = join(all, make_float2(__uint_as_float((uint32_t)part), __uint_as_float((uint32_t)(part >> 32))));
+  }
+  fk_cluster_arrive(); /* nobody leaves while others read from it */
+  fk_let_next_start();
+  store_kept<T, PACKS>(kept, all.x, 1 / all.y, l, end, (T *)a.out + fk_row_offset(a.out_rows, row) + start);
+  fk_cluster_wait();
+}
+
 /* Any row, one block for each, element by element. */
 template <typename T>
 static __global__ void __launch_bounds__(512) softmax_any(const __grid_constant__ softmax_args a) {
@@ -146,6 +183,10 @@ static fk_status launch(fk_context *ctx, softmax_args a) {
     dim3 block((unsigned)(fk_ceil_div(a.columns, 32 * ELEMENTS) * 32));
     return fk_launch_early(ctx, softmax_kept<T, true>, rows, block, 0, a, 0);
   }
+  int64_t share = fk_ceil_div(fk_ceil_div(a.columns, CLUSTER), 32 * N) * 32 * N;
+  if (fk_has_clusters(ctx) && share <= CLUSTER_THREADS * ELEMENTS && a.rows <= INT32_MAX / CLUSTER)
+    return fk_launch_clusters(ctx, CLUSTER, softmax_cluster<T>, dim3((unsigned)(a.rows * CLUSTER)),
+                              dim3(CLUSTER_THREADS), a, (int)share);
   a.partial = (float2 *)fk_scratch(ctx, (size_t)(a.rows * a.chunks) * sizeof *a.partial);
   if (!a.partial) return FK_ERROR_MEMORY;
   dim3 grid((unsigned)(a.rows * a.chunks));
