@@ -16,12 +16,17 @@
 enum { SKIPPED = 77 };
 
 static const char *const runs[][2] = {
-    {"linear", "skinny_8x8"},
-    {"linear", "skinny_8x4"},
-    {"linear", "skinny_16"},
-    {"linear", "skinny_32"},
-    {"linear", "skinny_64"},
-    {"linear", "stream_64"},
+    {"linear", "a0"},
+    {"linear", "a3"},
+    {"linear", "b2"},
+    {"linear", "c3"},
+    {"linear", "d3"},
+    {"linear", "e3"},
+    {"linear", "f3"},
+    {"linear", "st_a"},
+    {"linear", "st_b"},
+    {"linear", "st_c"},
+    {"linear", "st_d"},
     {"linear", "rows_f32"},
     {"linear", "tile"},
     {"linear", "cublaslt"},

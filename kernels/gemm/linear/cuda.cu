@@ -8,20 +8,43 @@ static int skinny_fit(const fk_gemm_args *g, int64_t rows, bool first) {
   return first && g->rows <= rows ? 2 : 1;
 }
 
-#define SKINNY(variant, rows, first)                                              \
-  static int skinny_fit_##variant(const fk_cuda *cuda, const fk_gemm_args *g) {   \
-    (void)cuda;                                                                   \
-    return skinny_fit(g, rows, first);                                            \
-  }                                                                               \
-  static fk_status skinny_run_##variant(fk_context *ctx, const fk_gemm_args *g) { \
-    return fk_linear_skinny(ctx, g, variant);                                     \
+#define SKINNY(name, variant, prefetch, rows, first)                           \
+  static int skinny_fit_##name(const fk_cuda *cuda, const fk_gemm_args *g) {   \
+    (void)cuda;                                                                \
+    return skinny_fit(g, rows, first);                                         \
+  }                                                                            \
+  static fk_status skinny_run_##name(fk_context *ctx, const fk_gemm_args *g) { \
+    return fk_linear_skinny(ctx, g, variant, prefetch);                        \
   }
 
-SKINNY(0, 8, true)
-SKINNY(1, 8, false)
-SKINNY(2, 16, true)
-SKINNY(3, 32, false)
-SKINNY(4, 64, false)
+#define STREAM(name, groups, ahead)                                            \
+  static fk_status stream_run_##name(fk_context *ctx, const fk_gemm_args *g) { \
+    return fk_linear_stream(ctx, g, groups, ahead);                            \
+  }
+
+SKINNY(a0, 0, 0, 8, true)
+SKINNY(a1, 0, -2048, 8, false)
+SKINNY(a2, 0, 2048, 8, false)
+SKINNY(a3, 0, 65536, 8, false)
+SKINNY(b0, 1, 0, 8, false)
+SKINNY(b1, 1, -2048, 8, false)
+SKINNY(b2, 1, 2048, 8, false)
+SKINNY(b3, 1, 65536, 8, false)
+SKINNY(c0, 2, 0, 16, true)
+SKINNY(c1, 2, -2048, 16, false)
+SKINNY(c2, 2, 2048, 16, false)
+SKINNY(c3, 2, 65536, 16, false)
+SKINNY(d1, 3, -2048, 32, false)
+SKINNY(d3, 3, 65536, 32, false)
+SKINNY(e1, 4, -2048, 64, false)
+SKINNY(e3, 4, 65536, 64, false)
+SKINNY(f0, 5, 0, 8, false)
+SKINNY(f2, 5, 2048, 8, false)
+SKINNY(f3, 5, 65536, 8, false)
+STREAM(a, 2, 8)
+STREAM(b, 2, 64)
+STREAM(c, 1, 16)
+STREAM(d, 1, 128)
 
 static int rows_fit(const fk_cuda *cuda, const fk_gemm_args *g) {
   (void)cuda;
@@ -46,11 +69,36 @@ static fk_status tile_run(fk_context *ctx, const fk_gemm_args *g) {
   return fk_linear_tile(ctx, g, &x, &out);
 }
 
+#define S(name) \
+  { #name, skinny_fit_##name, skinny_run_##name }
+#define R(name) \
+  { "st_" #name, fk_linear_stream_fit, stream_run_##name }
 static const fk_gemm_kernel kernels[] = {
-    {"skinny_8x8", skinny_fit_0, skinny_run_0}, {"skinny_8x4", skinny_fit_1, skinny_run_1},
-    {"skinny_16", skinny_fit_2, skinny_run_2},  {"skinny_32", skinny_fit_3, skinny_run_3},
-    {"skinny_64", skinny_fit_4, skinny_run_4},  {"stream_64", fk_linear_stream_fit, fk_linear_stream},
-    {"rows_f32", rows_fit, fk_linear_rows},     {"tile", tile_fit, tile_run},
+    S(a0),
+    S(a1),
+    S(a2),
+    S(a3),
+    S(b0),
+    S(b1),
+    S(b2),
+    S(b3),
+    S(c0),
+    S(c1),
+    S(c2),
+    S(c3),
+    S(d1),
+    S(d3),
+    S(e1),
+    S(e3),
+    S(f0),
+    S(f2),
+    S(f3),
+    R(a),
+    R(b),
+    R(c),
+    R(d),
+    {"rows_f32", rows_fit, fk_linear_rows},
+    {"tile", tile_fit, tile_run},
 };
 
 /* Elements between the rows of a matrix: where there is one row any number would do, and the library wants a sane one.

@@ -15,10 +15,7 @@
 #include "device/cuda/gemm.h"
 #include "device/cuda/kernel.cuh"
 
-enum {
-  FK_SKINNY_PREFETCH = 2048, /* bytes of each weight row, asked for before the previous kernel has ended */
-  FK_SKINNY_BLOCK = 128      /* depth of one scale, where there is one per block */
-};
+enum { FK_SKINNY_BLOCK = 128 /* depth of one scale, where there is one per block */ };
 
 static __device__ __forceinline__ uint4 fk_skinny_load(const void *p) {
   uint4 v;
@@ -63,12 +60,22 @@ static __device__ __forceinline__ void fk_skinny_slice(float (&d)[4], const uint
   }
 }
 
-/* Into L2 only: right also where the previous kernel still writes what is read. */
+/* The first bytes of each weight row into L2, and no further: right also where the previous kernel still writes them.
+ * Bulk requests, where there are such, do not stand in the way of loads. */
 template <typename T, int ROWS>
-static __device__ __forceinline__ void fk_skinny_prefetch(const T *weight, int64_t n0, const fk_gemm_args &p) {
-  constexpr int LINES = FK_SKINNY_PREFETCH / 128;
-  for (int i = (int)threadIdx.x; i < ROWS * LINES; i += (int)blockDim.x) {
-    int64_t n = n0 + i / LINES, k = (int64_t)(i % LINES) * (128 / (int64_t)sizeof(T));
+static __device__ __forceinline__ void fk_skinny_prefetch(const T *weight, int64_t n0, const fk_gemm_args &p,
+                                                          int bytes) {
+#if __CUDA_ARCH__ >= 900
+  int64_t n = n0 + threadIdx.x, row = p.depth * (int64_t)sizeof(T);
+  uint32_t size = (uint32_t)(bytes < row ? bytes : row);
+  if (bytes > 0 && threadIdx.x < ROWS && n < p.features)
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(weight + n * p.ldw), "r"(size) : "memory");
+  if (bytes >= 0) return;
+  bytes = -bytes;
+#endif
+  int lines = bytes / 128;
+  for (int i = (int)threadIdx.x; i < ROWS * lines; i += (int)blockDim.x) {
+    int64_t n = n0 + i / lines, k = (int64_t)(i % lines) * (128 / (int64_t)sizeof(T));
     if (n < p.features && k < p.depth) asm volatile("prefetch.global.L2 [%0];" ::"l"(weight + n * p.ldw + k));
   }
 }
@@ -89,7 +96,7 @@ static __device__ __forceinline__ float fk_skinny_scale(const fk_gemm_args &p, i
  * rows of x in eights. BLOCKS: a scale per 128 of depth, for each row of x and each 128 features; UNROLL slices are
  * then whole blocks. */
 template <typename T, int MT, int NT, int WARPS, int UNROLL, int PER_SM, bool BLOCKS>
-static __global__ void __launch_bounds__(32 * WARPS, PER_SM) fk_skinny(fk_gemm_args p) {
+static __global__ void __launch_bounds__(32 * WARPS, PER_SM) fk_skinny(fk_gemm_args p, int prefetch) {
   constexpr int PITCH = 16 * MT + 4; /* keeps the lanes of a store in different banks */
   constexpr int LANE = 16 / (int)sizeof(T), SLICE = 4 * LANE;
   __shared__ float partial[WARPS][8 * NT][PITCH];
@@ -110,7 +117,7 @@ static __global__ void __launch_bounds__(32 * WARPS, PER_SM) fk_skinny(fk_gemm_a
     present[j] = m0 + 8 * j + g < p.rows;
     xr[j] = x + (present[j] ? m0 + 8 * j + g : 0) * p.ldx + LANE * t;
   }
-  fk_skinny_prefetch<T, 16 * MT>(weight, n0, p);
+  fk_skinny_prefetch<T, 16 * MT>(weight, n0, p, prefetch);
   fk_wait_previous();
   fk_let_next_start();
   const uint4 zero = make_uint4(0, 0, 0, 0);
@@ -196,9 +203,10 @@ static __global__ void __launch_bounds__(32 * WARPS, PER_SM) fk_skinny(fk_gemm_a
 }
 
 template <typename T, int MT, int NT, int WARPS, int UNROLL, int PER_SM, bool BLOCKS>
-static fk_status fk_skinny_launch(fk_context *ctx, const fk_gemm_args *p) {
+static fk_status fk_skinny_launch(fk_context *ctx, const fk_gemm_args *p, int prefetch) {
   dim3 grid((unsigned)fk_ceil_div(p->features, 16 * MT), (unsigned)fk_ceil_div(p->rows, 8 * NT));
-  return fk_launch_early(ctx, fk_skinny<T, MT, NT, WARPS, UNROLL, PER_SM, BLOCKS>, grid, dim3(32 * WARPS), 0, *p);
+  return fk_launch_early(ctx, fk_skinny<T, MT, NT, WARPS, UNROLL, PER_SM, BLOCKS>, grid, dim3(32 * WARPS), 0, *p,
+                         prefetch);
 }
 
 /* Whether rows can be read 16 bytes at a time. */

@@ -14,13 +14,11 @@
 #include "linear.cuh"
 
 enum {
-  FEATURES = 128, /* of a tile: 64 for each warpgroup */
-  DEPTH = 64,     /* of a unit: 128 bytes, one row of the swizzle */
-  CONSUMERS = 256,
-  THREADS = CONSUMERS + 32,
-  WEIGHT_BYTES = FEATURES * DEPTH * 2,
-  AHEAD = 8,   /* units asked for before the previous kernel has ended */
-  ALIGN = 1024 /* of a stage: the swizzle counts address bits */
+  FEATURES = 64,                      /* of a tile for each warpgroup that multiplies */
+  DEPTH = 64,                         /* of a unit: 128 bytes, one row of the swizzle */
+  GROUP = 128,                        /* threads of a warpgroup */
+  GROUP_BYTES = FEATURES * DEPTH * 2, /* of weights in a stage */
+  ALIGN = 1024                        /* of a stage: the swizzle counts address bits */
 };
 
 typedef struct stream_args {
@@ -31,6 +29,7 @@ typedef struct stream_args {
   unsigned *flags; /* [block], zero between launches */
   int64_t ldo;
   int rows, features, units, units_per_tile;
+  int ahead; /* units asked for before the previous kernel has ended */
 } stream_args;
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
@@ -116,8 +115,9 @@ static __device__ __forceinline__ void hold(float (&d)[N]) {
   for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+template <int THREADS>
 static __device__ __forceinline__ void consumers_meet() {
-  asm volatile("bar.sync 1, %0;" ::"n"((int)CONSUMERS) : "memory");
+  asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
 }
 
 /* The first unit of a block. */
@@ -126,45 +126,57 @@ static __device__ __forceinline__ int first_unit(const stream_args &p, int block
 }
 
 /* Leaves this block's sums of a tile whose beginning another block has. */
-template <int REGISTERS>
+template <int THREADS, int REGISTERS>
 static __device__ __forceinline__ void leave(const stream_args &p, const float (&d)[REGISTERS]) {
-  float4 *to = p.partial + (int64_t)blockIdx.x * (REGISTERS / 4) * CONSUMERS + threadIdx.x;
+  float4 *to = p.partial + (int64_t)blockIdx.x * (REGISTERS / 4) * THREADS + threadIdx.x;
 #pragma unroll
   for (int i = 0; i < REGISTERS / 4; i++)
-    __stcg(to + i * CONSUMERS, make_float4(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]));
+    __stcg(to + i * THREADS, make_float4(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]));
   __threadfence();
-  consumers_meet();
+  consumers_meet<THREADS>();
   if (threadIdx.x == 0) asm volatile("st.release.gpu.u32 [%0], 1;" ::"l"(p.flags + blockIdx.x) : "memory");
 }
 
-/* Adds what the blocks after this one have of a tile that ends with unit `end`. */
-template <int REGISTERS>
+/* Adds what the blocks after this one have of a tile that ends with unit `end`: one thread waits for each of them, then
+ * all read, some blocks at a time. */
+template <int THREADS, int REGISTERS>
 static __device__ __forceinline__ void collect(const stream_args &p, float (&d)[REGISTERS], int end) {
-  for (int block = (int)blockIdx.x + 1; block < (int)gridDim.x && first_unit(p, block) < end; block++) {
-    if (threadIdx.x == 0) {
-      unsigned raised = 0;
-      while (!raised) asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(raised) : "l"(p.flags + block) : "memory");
-      p.flags[block] = 0;
-    }
-    consumers_meet();
-    const float4 *from = p.partial + (int64_t)block * (REGISTERS / 4) * CONSUMERS + threadIdx.x;
+  constexpr int VECTORS = REGISTERS / 4, BATCH = VECTORS < 8 ? 8 / VECTORS : 1;
+  int mine = (int)blockIdx.x, last = mine;
+  while (last + 1 < (int)gridDim.x && first_unit(p, last + 1) < end) last++;
+  for (int block = mine + 1 + (int)threadIdx.x; block <= last; block += THREADS) {
+    unsigned raised = 0;
+    while (!raised) asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(raised) : "l"(p.flags + block) : "memory");
+    p.flags[block] = 0;
+  }
+  consumers_meet<THREADS>();
+  for (int block = mine + 1; block <= last; block += BATCH) {
+    float4 v[BATCH][VECTORS];
 #pragma unroll
-    for (int i = 0; i < REGISTERS / 4; i++) {
-      float4 v = __ldcg(from + i * CONSUMERS);
-      d[4 * i] += v.x;
-      d[4 * i + 1] += v.y;
-      d[4 * i + 2] += v.z;
-      d[4 * i + 3] += v.w;
-    }
+    for (int b = 0; b < BATCH; b++)
+#pragma unroll
+      for (int i = 0; i < VECTORS; i++)
+        v[b][i] = block + b <= last ? __ldcg(p.partial + ((int64_t)(block + b) * VECTORS + i) * THREADS + threadIdx.x)
+                                    : make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int b = 0; b < BATCH; b++)
+#pragma unroll
+      for (int i = 0; i < VECTORS; i++) {
+        if (block + b > last) continue;
+        d[4 * i] += v[b][i].x;
+        d[4 * i + 1] += v[b][i].y;
+        d[4 * i + 2] += v[b][i].z;
+        d[4 * i + 3] += v[b][i].w;
+      }
   }
 }
 
-template <typename T, int REGISTERS>
+template <typename T, int GROUPS, int REGISTERS>
 static __device__ __forceinline__ void write(const stream_args &p, const float (&d)[REGISTERS], int tile) {
   int warp = (int)threadIdx.x / 32, g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    int n = tile * FEATURES + warp * 16 + 8 * h + g;
+    int n = tile * GROUPS * FEATURES + warp * 16 + 8 * h + g;
     if (n >= p.features) continue;
     float bias = p.bias ? fk_float(((const T *)p.bias)[n]) : 0.0f;
 #pragma unroll
@@ -181,17 +193,18 @@ static __device__ __forceinline__ void write(const stream_args &p, const float (
 
 /* N: rows of x, rounded up to a width of wgmma. STAGES: about 100 KB of shared memory, so that a block of the next
  * kernel fits beside this one and has its first weights brought into L2 while this one ends. */
-template <typename T, int N, int STAGES>
-static __global__ void __launch_bounds__(THREADS, 2) linear_stream(const __grid_constant__ stream_args p) {
+template <typename T, int N, int GROUPS, int STAGES>
+static __global__ void __launch_bounds__(GROUPS *GROUP + 32, 2) linear_stream(const __grid_constant__ stream_args p) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
-  constexpr int X_BYTES = N * DEPTH * 2, STAGE = WEIGHT_BYTES + X_BYTES;
+  constexpr int CONSUMERS = GROUPS * GROUP, WEIGHT_BYTES = GROUPS * GROUP_BYTES, X_BYTES = N * DEPTH * 2;
+  constexpr int STAGE = WEIGHT_BYTES + X_BYTES, TILE = GROUPS * FEATURES;
   extern __shared__ uint8_t raw[];
   __shared__ uint64_t full[STAGES], empty[STAGES];
   uint8_t *stages = raw + (ALIGN - address_of(raw) % ALIGN) % ALIGN;
   int begin = first_unit(p, (int)blockIdx.x), end = first_unit(p, (int)blockIdx.x + 1);
   if (threadIdx.x == CONSUMERS) {
-    for (int i = begin; i < end && i < begin + AHEAD; i++)
-      prefetch_box(&p.weight, i % p.units_per_tile * DEPTH, i / p.units_per_tile * FEATURES);
+    for (int i = begin; i < end && i < begin + p.ahead; i++)
+      prefetch_box(&p.weight, i % p.units_per_tile * DEPTH, i / p.units_per_tile * TILE);
     for (int s = 0; s < STAGES; s++) {
       barrier_init(&full[s], 1);
       barrier_init(&empty[s], CONSUMERS / 32);
@@ -207,18 +220,18 @@ static __global__ void __launch_bounds__(THREADS, 2) linear_stream(const __grid_
       int s = (i - begin) % STAGES, turn = (i - begin) / STAGES, k = i % p.units_per_tile * DEPTH;
       if (turn > 0) barrier_wait(&empty[s], (uint32_t)(turn - 1) & 1);
       barrier_expect(&full[s], STAGE);
-      load_box(stages + s * STAGE, &p.weight, &full[s], k, i / p.units_per_tile * FEATURES);
+      load_box(stages + s * STAGE, &p.weight, &full[s], k, i / p.units_per_tile * TILE);
       load_box(stages + s * STAGE + WEIGHT_BYTES, &p.x, &full[s], k, 0);
     }
     return;
   }
-  int group = (int)threadIdx.x / 128, lane = (int)threadIdx.x % 32;
+  int group = (int)threadIdx.x / GROUP, lane = (int)threadIdx.x % 32;
   float d[N / 2] = {};
   for (int i = begin; i < end; i++) {
     int s = (i - begin) % STAGES, turn = (i - begin) / STAGES;
     int tile = i / p.units_per_tile, tile_end = (tile + 1) * p.units_per_tile;
     barrier_wait(&full[s], (uint32_t)turn & 1);
-    uint64_t a = matrix_at(stages + s * STAGE + group * (WEIGHT_BYTES / 2));
+    uint64_t a = matrix_at(stages + s * STAGE + group * GROUP_BYTES);
     uint64_t b = matrix_at(stages + s * STAGE + WEIGHT_BYTES);
     hold(d);
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -231,10 +244,10 @@ static __global__ void __launch_bounds__(THREADS, 2) linear_stream(const __grid_
     if (lane == 0) barrier_arrive(&empty[s]);
     if (i + 1 < tile_end && i + 1 < end) continue;
     if (begin <= tile * p.units_per_tile) {
-      if (i + 1 < tile_end) collect(p, d, tile_end);
-      write<T>(p, d, tile);
+      if (i + 1 < tile_end) collect<CONSUMERS>(p, d, tile_end);
+      write<T, GROUPS>(p, d, tile);
     } else {
-      leave(p, d);
+      leave<CONSUMERS>(p, d);
     }
 #pragma unroll
     for (int r = 0; r < N / 2; r++) d[r] = 0;
@@ -258,13 +271,14 @@ static bool map_rows(CUtensorMap *map, fk_type type, const void *base, int64_t r
                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-template <typename T, int N, int STAGES>
-static fk_status launch(fk_context *ctx, const fk_gemm_args *g) {
+template <typename T, int N, int GROUPS, int STAGES>
+static fk_status launch(fk_context *ctx, const fk_gemm_args *g, int ahead) {
+  constexpr int CONSUMERS = GROUPS * GROUP, TILE = GROUPS * FEATURES;
   fk_cuda *cuda = fk_context_cuda(ctx);
-  int64_t per_tile = fk_ceil_div(g->depth, DEPTH), units = fk_ceil_div(g->features, FEATURES) * per_tile;
+  int64_t per_tile = fk_ceil_div(g->depth, DEPTH), units = fk_ceil_div(g->features, TILE) * per_tile;
   int blocks = (int)(units < cuda->num_sms ? units : cuda->num_sms);
   stream_args p = {};
-  if (!map_rows(&p.weight, g->type, g->weight, g->features, g->depth, g->ldw, FEATURES) ||
+  if (!map_rows(&p.weight, g->type, g->weight, g->features, g->depth, g->ldw, TILE) ||
       !map_rows(&p.x, g->type, g->x, g->rows, g->depth, g->ldx, N))
     return fk_fail(FK_ERROR_UNSUPPORTED, "linear: the driver describes no tensor loads of this shape");
   p.bias = g->bias;
@@ -275,18 +289,26 @@ static fk_status launch(fk_context *ctx, const fk_gemm_args *g) {
   p.ldo = g->ldo;
   p.rows = (int)g->rows;
   p.features = (int)g->features;
+  p.ahead = ahead;
   p.units = (int)units;
   p.units_per_tile = (int)per_tile;
-  size_t shared = (size_t)STAGES * (WEIGHT_BYTES + N * DEPTH * 2) + ALIGN;
-  return fk_launch_early(ctx, linear_stream<T, N, STAGES>, dim3((unsigned)blocks), dim3(THREADS), shared, p);
+  size_t shared = (size_t)STAGES * (GROUPS * GROUP_BYTES + N * DEPTH * 2) + ALIGN;
+  return fk_launch_early(ctx, linear_stream<T, N, GROUPS, STAGES>, dim3((unsigned)blocks), dim3(CONSUMERS + 32), shared,
+                         p);
 }
 
 template <typename T>
-static fk_status dispatch(fk_context *ctx, const fk_gemm_args *g) {
-  if (g->rows <= 8) return launch<T, 8, 6>(ctx, g);
-  if (g->rows <= 16) return launch<T, 16, 6>(ctx, g);
-  if (g->rows <= 32) return launch<T, 32, 5>(ctx, g);
-  return launch<T, 64, 4>(ctx, g);
+static fk_status dispatch(fk_context *ctx, const fk_gemm_args *g, int groups, int ahead) {
+  if (groups == 1) {
+    if (g->rows <= 8) return launch<T, 8, 1, 11>(ctx, g, ahead);
+    if (g->rows <= 16) return launch<T, 16, 1, 10>(ctx, g, ahead);
+    if (g->rows <= 32) return launch<T, 32, 1, 8>(ctx, g, ahead);
+    return launch<T, 64, 1, 6>(ctx, g, ahead);
+  }
+  if (g->rows <= 8) return launch<T, 8, 2, 6>(ctx, g, ahead);
+  if (g->rows <= 16) return launch<T, 16, 2, 6>(ctx, g, ahead);
+  if (g->rows <= 32) return launch<T, 32, 2, 5>(ctx, g, ahead);
+  return launch<T, 64, 2, 4>(ctx, g, ahead);
 }
 
 int fk_linear_stream_fit(const fk_cuda *cuda, const fk_gemm_args *g) {
@@ -296,6 +318,6 @@ int fk_linear_stream_fit(const fk_cuda *cuda, const fk_gemm_args *g) {
          fk_gemm_flags(cuda);
 }
 
-fk_status fk_linear_stream(fk_context *ctx, const fk_gemm_args *g) {
-  return g->type == FK_BF16 ? dispatch<__nv_bfloat16>(ctx, g) : dispatch<__half>(ctx, g);
+fk_status fk_linear_stream(fk_context *ctx, const fk_gemm_args *g, int groups, int ahead) {
+  return g->type == FK_BF16 ? dispatch<__nv_bfloat16>(ctx, g, groups, ahead) : dispatch<__half>(ctx, g, groups, ahead);
 }

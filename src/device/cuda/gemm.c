@@ -15,6 +15,7 @@ enum {
   EXACT_ROWS = 64, /* up to here every number of rows is measured by itself */
   PROPOSALS = 14,  /* asked of the library for one shape; half as many again without workspace */
   HASH_START = 64,
+  MAX_OPTIONS = 8, /* the choice, and own kernels beside it */
 };
 /* Below this a wrong choice costs less than the choosing. */
 static const double worth_flops = 1 << 24;
@@ -38,6 +39,9 @@ typedef struct entry {
   choice choice;
   bool chosen, final; /* final: not to be measured any more */
   fk_gemm_product *product;
+  choice options[MAX_OPTIONS];
+  int num_options, selected;
+  char report[512];
 } entry;
 
 struct fk_gemm_table {
@@ -49,7 +53,7 @@ struct fk_gemm_table {
   fk_gemm_meter meter;
   const entry *last;
   unsigned *flags;
-  char text[96];
+  char text[640];
 };
 
 /* One call on its way. */
@@ -216,14 +220,31 @@ static fk_status run_candidate(void *self, int candidate, const fk_gemm_args *g)
   return status;
 }
 
+/* "skinny_16 10.1, cublaslt 11.3, ...": the own kernels and the library's best, the fastest first. */
+static void report(const contest *t, const fk_gemm_time *times, int count, char *text, size_t size) {
+  bool library = false;
+  size_t used = 0;
+  for (int i = 0; i < count; i++) {
+    const fk_gemm_kernel *own = t->list[times[i].candidate].own;
+    if (!own && library) continue;
+    int n = snprintf(text + used, size - used, "%s%s %.2f", used ? ", " : "", own ? own->name : "cublaslt",
+                     times[i].microseconds);
+    if (n < 0 || (size_t)n >= size - used) break;
+    used += (size_t)n;
+    library = library || !own;
+  }
+  text[used] = '\0';
+}
+
 static bool measure_all(const call *c, entry *e) {
   contest t = {.c = c, .e = e};
-  double microseconds;
+  fk_gemm_time times[FK_GEMM_MAX_CANDIDATES];
   gather(&t);
-  int best = fk_gemm_fastest(c->cuda, &c->table->meter, c->g, run_candidate, &t, t.count, &microseconds);
-  if (best < 0) return false;
-  e->choice = t.list[best];
-  e->choice.microseconds = microseconds;
+  int count = fk_gemm_measure(c->cuda, &c->table->meter, c->g, run_candidate, &t, t.count, times);
+  if (count == 0) return false;
+  e->choice = t.list[times[0].candidate];
+  e->choice.microseconds = times[0].microseconds;
+  report(&t, times, count, e->report, sizeof e->report);
   return true;
 }
 
@@ -298,9 +319,38 @@ const char *fk_cuda_gemm_choice(const fk_cuda *cuda) {
   fk_gemm_table *t = cuda->gemms;
   if (!t || !t->last) return "";
   const choice *by = &t->last->choice;
-  if (by->own) return by->own->name;
-  fk_gemm_library_text(cuda->cublaslt, &by->algo, t->text, sizeof t->text);
+  char algo[96] = "";
+  if (!by->own) fk_gemm_library_text(cuda->cublaslt, &by->algo, algo, sizeof algo);
+  snprintf(t->text, sizeof t->text, "%s%s%s", by->own ? by->own->name : algo, *t->last->report ? ": " : "",
+           t->last->report);
   return t->text;
+}
+
+/* ---- Options ---------------------------------------------------------------------------------------------- */
+
+static void list_options(const call *c, entry *e) {
+  e->selected = 0;
+  e->options[0] = e->choice;
+  e->num_options = 1;
+  for (int i = 0; i < c->num_own && e->num_options < MAX_OPTIONS; i++)
+    if (&c->own[i] != e->choice.own && c->own[i].fit(c->cuda, c->g))
+      e->options[e->num_options++] = (choice){.own = &c->own[i]};
+}
+
+int fk_cuda_gemm_shapes(const fk_cuda *cuda) {
+  return cuda->gemms ? (int)cuda->gemms->capacity : 0;
+}
+
+int fk_cuda_gemm_options(const fk_cuda *cuda, int shape, int64_t rows, int *selected) {
+  const entry *e = cuda->gemms->slots[shape];
+  *selected = e ? e->selected : 0;
+  return e && e->key.rows == rows ? e->num_options : 0;
+}
+
+void fk_cuda_gemm_select(fk_cuda *cuda, int shape, int option) {
+  entry *e = cuda->gemms->slots[shape];
+  e->selected = option;
+  e->choice = e->options[option];
 }
 
 fk_status fk_gemm(fk_context *ctx, const fk_gemm_args *g, const fk_gemm_kernel *own, int num_own) {
@@ -315,6 +365,7 @@ fk_status fk_gemm(fk_context *ctx, const fk_gemm_args *g, const fk_gemm_kernel *
     e->final = e->final && status == FK_OK;
     FK_TRY(status);
     e->chosen = true;
+    if (e->final) list_options(&c, e);
   }
   c.table->last = e;
   return run_choice(&c, e, &e->choice);

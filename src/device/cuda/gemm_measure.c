@@ -128,20 +128,21 @@ static void compete(const job *j, run *runs, int count, int rounds) {
     }
 }
 
-int fk_gemm_fastest(fk_cuda *cuda, fk_gemm_meter *meter, const fk_gemm_args *g, fk_gemm_run_fn run_one, void *self,
-                    int count, double *microseconds) {
+int fk_gemm_measure(fk_cuda *cuda, fk_gemm_meter *meter, const fk_gemm_args *g, fk_gemm_run_fn run_one, void *self,
+                    int count, fk_gemm_time *times) {
   run runs[FK_GEMM_MAX_CANDIDATES] = {0};
+  int ran = 0;
   job j = {.cuda = cuda, .meter = meter, .g = g, .run = run_one, .self = self, .repeats = repeats_of(g)};
-  *microseconds = 0;
-  if (count == 0 || open_meter(cuda, meter) != FK_OK || copy_weights(&j) != FK_OK) return -1;
+  if (count == 0 || open_meter(cuda, meter) != FK_OK || copy_weights(&j) != FK_OK) return 0;
   for (int i = 0; i < count; i++) {
     runs[i].candidate = i;
     if (record(&j, i, &runs[i].graph) != FK_OK) runs[i].graph = NULL;
   }
   compete(&j, runs, count, FIRST_ROUNDS);
   if (count > 1) compete(&j, runs, count < FINALISTS ? count : FINALISTS, FINAL_ROUNDS);
-  for (int i = 0; i < count; i++)
+  for (int i = 0; i < count; i++) {
     if (runs[i].graph) cudaGraphExecDestroy(runs[i].graph);
-  *microseconds = runs[0].us;
-  return runs[0].us < FAILED ? runs[0].candidate : -1;
+    if (runs[i].us < FAILED) times[ran++] = (fk_gemm_time){runs[i].candidate, runs[i].us};
+  }
+  return ran;
 }

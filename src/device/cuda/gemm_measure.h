@@ -22,9 +22,14 @@ typedef struct fk_gemm_meter {
 
 void fk_gemm_meter_close(fk_gemm_meter *meter);
 
-/* The index of the fastest of count candidates and its microseconds a call; -1 when none runs. Waits for the GPU; not
- * while a graph is recorded. */
-int fk_gemm_fastest(fk_cuda *cuda, fk_gemm_meter *meter, const fk_gemm_args *g, fk_gemm_run_fn run, void *self,
-                    int count, double *microseconds);
+typedef struct fk_gemm_time {
+  int candidate;
+  double microseconds; /* a call */
+} fk_gemm_time;
+
+/* Times count candidates and lists those that run, the fastest first; returns how many. Waits for the GPU; not while a
+ * graph is recorded. */
+int fk_gemm_measure(fk_cuda *cuda, fk_gemm_meter *meter, const fk_gemm_args *g, fk_gemm_run_fn run, void *self,
+                    int count, fk_gemm_time *times);
 
 #endif
