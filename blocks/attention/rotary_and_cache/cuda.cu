@@ -91,26 +91,39 @@ static __device__ __forceinline__ void turn_heads(const fused_call &c, int64_t t
   }
 }
 
-static __device__ __forceinline__ void call_nearer(const void *p) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+/* Asks for a token's heads and row of the table. */
+template <typename T, typename C>
+static __device__ __forceinline__ void call_token(const fused_call &c, int64_t token, int64_t position) {
+  if (threadIdx.x > 0) return;
+  for (int head = threadIdx.y; head < c.heads + c.kv_heads; head += blockDim.y) {
+    const T *x = head_at<T>(c, token, head);
+    rotate_call(x);
+    rotate_call(x + c.half);
+    if (head < c.heads) continue;
+    const T *v = (const T *)c.value.data + token * c.value.token + (head - c.heads) * c.value.head;
+    rotate_call(v);
+    rotate_call(v + c.head_size_v / 2);
+  }
+  if (position < 0 || position >= c.max_position) return;
+  const C *row = (const C *)c.table + position * c.table_stride;
+  for (int line = threadIdx.y; line * 128 < 2 * c.half * (int)sizeof(C); line += blockDim.y)
+    rotate_call((const char *)row + line * 128);
 }
 
 template <typename T, typename C, int N>
 static __global__ void __launch_bounds__(512) rotate_and_store(const __grid_constant__ fused_call c) {
   __shared__ cache_slots_room room;
+  __shared__ int64_t positions[CACHE_TOKENS];
   fk_wait_previous();
   int64_t first = (int64_t)blockIdx.x * c.tokens_per_block;
   int count = (int)min((int64_t)c.tokens_per_block, c.tokens - first);
-  if (threadIdx.x == 0) {
-    call_nearer(c.positions + first);
-    if ((int)threadIdx.y < c.kv_heads)
-      call_nearer((const T *)c.value.data + first * c.value.token + threadIdx.y * c.value.head);
-  }
-  if ((int)threadIdx.y < c.heads + c.kv_heads && (int)threadIdx.x < c.half / N)
-    call_nearer(head_at<T>(c, first, threadIdx.y) + threadIdx.x * N * 2);
+  for (int i = threadIdx.x + threadIdx.y * blockDim.x; i < count; i += blockDim.x * blockDim.y)
+    positions[i] = c.positions[first + i];
+  call_token<T, C>(c, first, -1);
   find_slots(c.slot_mapping, c.tokens, first, count, c.num_slots, c.bad_slot, room);
   for (int i = 0; i < count; i++) {
-    int64_t token = first + i, position = c.positions[token], slot = room.slots[i];
+    int64_t token = first + i, position = positions[i], slot = room.slots[i];
+    if (i + 1 < count) call_token<T, C>(c, token + 1, positions[i + 1]);
     if (position < 0 || position >= c.max_position) {
       if (threadIdx.x == 0 && threadIdx.y == 0) fk_index_ok(c.bad_position, position, c.max_position);
       continue;
@@ -149,7 +162,7 @@ static fk_status launch(fk_context *ctx, const fk_rotary_and_cache_args *a, fuse
   int across = packed ? c.half / N : c.half, all = c.heads + c.kv_heads;
   if (across < 1) across = 32;
   if (across > 128) across = 128;
-  int64_t each = fk_ceil_div(c.tokens, 8 * fk_context_cuda(ctx)->num_sms);
+  int64_t each = fk_ceil_div(c.tokens, 4 * fk_context_cuda(ctx)->num_sms);
   /* A single token lasts as long as its longest thread; thousands want many heads under way in each. */
   int wanted = each > 1 ? (int)fk_ceil_div(all, HEADS) : all;
   int down = 512 / across < wanted ? 512 / across : wanted;

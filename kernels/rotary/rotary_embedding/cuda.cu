@@ -1,5 +1,7 @@
-/* rotary_embedding on the GPU: a block per token, an angle read once for all heads that a thread turns. Reading the
- * position and the row of the table comes before the arithmetic, but the heads are asked for at the same time. */
+/* rotary_embedding on the GPU: a block takes a token at a time, an angle is read once for all heads that a thread
+ * turns. Reading the position and then the row of the table comes before the arithmetic, so they are asked for a token
+ * ahead.
+ */
 #include "rotate.cuh"
 #include "tasks/rotary_embedding.h"
 
@@ -8,7 +10,7 @@ enum { HEADS = 2 }; /* that a thread has under way */
 typedef struct rotary_call {
   const int64_t *positions;
   const void *table;
-  int64_t table_stride, max_position;
+  int64_t table_stride, max_position, tokens;
   void *query, *key; /* key may be NULL: no heads */
   int64_t query_token, query_head, key_token, key_head;
   int heads, kv_heads, half;
@@ -22,14 +24,20 @@ static __device__ __forceinline__ T *head_of(const rotary_call &c, int64_t token
   return (T *)c.key + token * c.key_token + (head - c.heads) * c.key_head;
 }
 
+/* Asks for the heads that the thread takes of a token; x == 0 does it for its neighbours. */
+template <typename T, int N>
+static __device__ __forceinline__ void call_heads(const rotary_call &c, int64_t token) {
+  if (threadIdx.x > 0) return;
+  for (int head = threadIdx.y; head < c.heads + c.kv_heads; head += blockDim.y) {
+    const T *x = head_of<T>(c, token, head);
+    rotate_call(x);
+    rotate_call(x + c.half);
+  }
+}
+
 template <typename T, typename C, int N>
-static __global__ void __launch_bounds__(512) rotate(const __grid_constant__ rotary_call c) {
-  fk_wait_previous();
-  int64_t token = blockIdx.x, position = c.positions[token];
+static __device__ __forceinline__ void rotate_token(const rotary_call &c, int64_t token, const C *row) {
   int all = c.heads + c.kv_heads;
-  bool good = position >= 0 && position < c.max_position;
-  if (!good && threadIdx.x == 0 && threadIdx.y == 0) fk_index_ok(c.check, position, c.max_position);
-  const C *row = (const C *)c.table + (good ? position : 0) * c.table_stride;
   for (int i = threadIdx.x; i < c.half / N; i += blockDim.x) {
     int at, to;
     rotate_places<N>(i, c.half, c.is_neox, at, to);
@@ -44,7 +52,6 @@ static __global__ void __launch_bounds__(512) rotate(const __grid_constant__ rot
         a[k] = *(const rotate_numbers<T, N> *)(x + at);
         b[k] = *(const rotate_numbers<T, N> *)(x + to);
       }
-      if (!good) return;
       rotate_load_angles<N>(row + i * N, cos);
       rotate_load_angles<N>(row + c.half + i * N, sin);
 #pragma unroll
@@ -56,6 +63,29 @@ static __global__ void __launch_bounds__(512) rotate(const __grid_constant__ rot
         *(rotate_numbers<T, N> *)(x + at) = a[k];
         *(rotate_numbers<T, N> *)(x + to) = b[k];
       }
+    }
+  }
+}
+
+template <typename T, typename C, int N>
+static __global__ void __launch_bounds__(512) rotate(const __grid_constant__ rotary_call c) {
+  fk_wait_previous();
+  int64_t token = blockIdx.x, position = c.positions[token], next, next_position = 0;
+  if (c.tokens == 1) call_heads<T, N>(c, token); /* while the position comes */
+  for (; token < c.tokens; token = next, position = next_position) {
+    next = token + gridDim.x;
+    if (next < c.tokens) {
+      next_position = c.positions[next];
+      call_heads<T, N>(c, next);
+    }
+    if (position >= 0 && position < c.max_position)
+      rotate_token<T, C, N>(c, token, (const C *)c.table + position * c.table_stride);
+    else if (threadIdx.x == 0 && threadIdx.y == 0)
+      fk_index_ok(c.check, position, c.max_position);
+    if (next < c.tokens && threadIdx.x == 0 && next_position >= 0 && next_position < c.max_position) {
+      const C *row = (const C *)c.table + next_position * c.table_stride;
+      for (int line = threadIdx.y; line * 128 < 2 * c.half * (int)sizeof(C); line += blockDim.y)
+        rotate_call((const char *)row + line * 128);
     }
   }
   fk_let_next_start();
@@ -74,10 +104,11 @@ static fk_status launch(fk_context *ctx, const fk_rotary_embedding_args *a, cons
   int across = packed ? c.half / N : c.half, all = c.heads + c.kv_heads;
   if (across > 128) across = 128;
   /* A single token lasts as long as its longest thread; thousands want many heads under way in each. */
-  int64_t tokens = fk_size(a->query, 0);
-  int wanted = tokens >= 4 * fk_context_cuda(ctx)->num_sms ? (int)fk_ceil_div(all, HEADS) : all;
-  int down = 512 / across < wanted ? 512 / across : wanted;
-  dim3 grid((unsigned)tokens), block((unsigned)across, (unsigned)down);
+  int64_t blocks = 4 * fk_context_cuda(ctx)->num_sms;
+  int wanted = c.tokens > blocks ? (int)fk_ceil_div(all, HEADS) : all, down = 512 / across;
+  if (down > wanted) down = wanted;
+  if (blocks > c.tokens) blocks = c.tokens;
+  dim3 grid((unsigned)blocks), block((unsigned)across, (unsigned)down);
   if (packed) return fk_launch_early(ctx, rotate<T, C, N>, grid, block, 0, c);
   return fk_launch_early(ctx, rotate<T, C, 1>, grid, block, 0, c);
 }
@@ -102,6 +133,7 @@ fk_status fk_cuda_rotary_embedding(fk_context *ctx, const fk_rotary_embedding_ar
     c.kv_heads = (int)fk_size(a->key, 1);
   }
   c.is_neox = a->is_neox;
+  c.tokens = fk_size(a->query, 0);
   c.check = fk_index_checker(ctx, "rotary_embedding: positions");
   if (fk_size(a->query, 0) == 0 || c.half == 0 || c.heads + c.kv_heads == 0) return FK_OK;
   FK_FLOAT_DISPATCH(type, T, {

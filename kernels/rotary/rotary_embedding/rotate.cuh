@@ -1,7 +1,7 @@
 /* The turning of one token's heads, for every kernel that does it: rotary_embedding, and fused ones at a higher level.
  *
- * A block takes one token; thread (x, y) takes the pairs x, x + blockDim.x, ... (in packs of N numbers) of the heads y,
- * y + blockDim.y, ..., so that it reads an angle once for all of its heads. */
+ * A block takes a token at a time; thread (x, y) takes the pairs x, x + blockDim.x, ... (in packs of N numbers) of the
+ * heads y, y + blockDim.y, ..., so that it reads an angle once for all of its heads. */
 #pragma once
 
 #include "device/cuda/kernel.cuh"
@@ -60,4 +60,9 @@ template <int N>
 static __device__ __forceinline__ void rotate_places(int i, int half, bool is_neox, int &a, int &b) {
   a = is_neox ? i * N : 2 * i * N;
   b = is_neox ? half + i * N : (2 * i + 1) * N;
+}
+
+/* Called nearer before it is read: what lies far away is asked for a token ahead. */
+static __device__ __forceinline__ void rotate_call(const void *p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
