@@ -173,13 +173,18 @@ static fk_status decode(const char *name, const fk_model *model, int64_t hidden,
   fk_caches caches;
   fk_decode_graph *graph = NULL;
   FK_TRY(fk_caches_create(g.ctx, model, n * columns, BLOCK, n, &caches));
-  fk_decode_options options = {.batch_size = n, .max_blocks_per_seq = columns, .greedy = true, .history = RESTART};
+  fk_decode_options options = {
+      .batch_size = n, .max_blocks_per_seq = columns, .greedy = true, .history = RESTART, .tune = true};
   fk_batch batch = make_batch(&caches, n, 1, length, columns);
   double floor = 1e3 * decode_bytes(model, &caches, length, hidden, columns) / g.ceilings.bytes_per_second;
   fk_status status = random_caches(&caches);
   if (!status) status = fk_decode_graph_create(g.ctx, model, caches.tensors, &options, &graph);
   if (!status) status = time_decode(name, graph, &batch, n, floor, bar);
-  if (!status) printf("  %d nodes\n", fk_decode_graph_nodes(graph));
+  if (!status) {
+    double before, after;
+    fk_decode_graph_tuned(graph, &before, &after);
+    printf("  %d nodes; tuned from %.3f to %.3f ms\n", fk_decode_graph_nodes(graph), before, after);
+  }
   if (!status) status = profile_step(model, &batch);
   fk_decode_graph_destroy(graph);
   fk_caches_destroy(&caches);

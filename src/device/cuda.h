@@ -76,6 +76,13 @@ fk_status fk_cuda_advance(fk_cuda *cuda, const fk_cuda_decode *decode);
 /* Reads device memory and keeps nothing: empties the L2 cache of other data when bytes are several times its size. */
 fk_status fk_cuda_read(fk_cuda *cuda, void *from, size_t bytes);
 
+/* Matrix products by what computes them, for a caller that can time more than one product: a kernel that is slower
+ * alone may be faster among others, because it begins while the one before it ends. Shapes count from 0; of one that
+ * has exactly `rows` rows there are so many options, of others none. */
+int fk_cuda_gemm_shapes(const fk_cuda *cuda);
+int fk_cuda_gemm_options(const fk_cuda *cuda, int shape, int64_t rows, int *selected);
+void fk_cuda_gemm_select(fk_cuda *cuda, int shape, int option);
+
 /* Waits for everything queued. Reports errors of kernels, and indices that a kernel found wrong. */
 fk_status fk_cuda_sync(fk_cuda *cuda);
 

@@ -73,6 +73,18 @@ fk_status fk_cuda_read(fk_cuda *cuda, void *from, size_t bytes) {
   (void)cuda, (void)from, (void)bytes;
   return none();
 }
+int fk_cuda_gemm_shapes(const fk_cuda *cuda) {
+  (void)cuda;
+  return 0;
+}
+int fk_cuda_gemm_options(const fk_cuda *cuda, int shape, int64_t rows, int *selected) {
+  (void)cuda, (void)shape, (void)rows;
+  *selected = 0;
+  return 0;
+}
+void fk_cuda_gemm_select(fk_cuda *cuda, int shape, int option) {
+  (void)cuda, (void)shape, (void)option;
+}
 fk_status fk_cuda_sync(fk_cuda *cuda) {
   (void)cuda;
   return none();

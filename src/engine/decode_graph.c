@@ -5,7 +5,10 @@
 
 #include "engine/step.h"
 
-enum { ALIGN = 256, CACHE_PLACES = 8, HOST_CHUNK = 1 << 14, DEVICE_CHUNK = 16 << 20 };
+enum { ALIGN = 256, CACHE_PLACES = 8, TUNE_STEPS = 10, TUNE_WARMUP = 3, HOST_CHUNK = 1 << 14, DEVICE_CHUNK = 16 << 20 };
+
+/* Of a step's time: what is gained must be more than noise. */
+static const double worth_keeping = 0.997;
 
 /* The index tensors, in the order in which they lie in one block of GPU memory, so that one transfer sets them. */
 enum { IDS, POSITIONS, CU_SEQLENS, SEQ_LENS, SLOTS, TABLE, STATES, INDICES, STEPS, TENSORS };
@@ -24,6 +27,7 @@ struct fk_decode_graph {
   char *index_data;
   size_t offsets[TENSORS], index_bytes;
   fk_cuda_graph *graph;
+  double before, after; /* milliseconds a step, of tuning */
 };
 
 /* ---- Tensors --------------------------------------------------------------------------------------------- */
@@ -128,6 +132,79 @@ static fk_status queue_step(fk_decode_graph *g, const fk_batch *batch) {
   return fk_cuda_advance(g->ctx->cuda, &d);
 }
 
+static fk_status record(fk_decode_graph *g, const fk_batch *batch) {
+  fk_cuda_graph_destroy(g->graph);
+  g->graph = NULL;
+  FK_TRY(fk_cuda_graph_begin(g->ctx->cuda));
+  fk_status status = queue_step(g, batch);
+  fk_status ended = fk_cuda_graph_end(g->ctx->cuda, &g->graph);
+  FK_TRY(status);
+  FK_TRY(ended);
+  const char *foreign = fk_cuda_graph_foreign(g->graph);
+  if (foreign) return fk_fail(FK_ERROR_UNSUPPORTED, "%s: a step contains %s", g->model->class->name, foreign);
+  return FK_OK;
+}
+
+/* ---- Tuning ---------------------------------------------------------------------------------------------- */
+
+/* Sequences of half the longest length, whose keys all lie in the first block. */
+static void imagine_lengths(fk_decode_graph *g) {
+  int64_t length = g->options.max_blocks_per_seq * g->block_size / 2;
+  int64_t longest = g->model->class->sequence->max_position(g->model->state);
+  if (g->block_size > 0 && longest > 2 * length) longest = 2 * length;
+  if (length + TUNE_STEPS + 1 > longest) length = longest - TUNE_STEPS - 1;
+  if (length < 1) length = 1;
+  for (int64_t i = 0; i < g->options.batch_size; i++) {
+    ((int32_t *)(g->mirror + g->offsets[SEQ_LENS]))[i] = (int32_t)length;
+    ((int64_t *)(g->mirror + g->offsets[POSITIONS]))[i] = length - 1;
+  }
+}
+
+static fk_status time_step(fk_decode_graph *g, const fk_batch *batch, fk_cuda_timer *timer, double *milliseconds) {
+  fk_cuda *cuda = g->ctx->cuda;
+  FK_TRY(record(g, batch));
+  FK_TRY(fk_cuda_upload(cuda, g->index_data, g->mirror, g->index_bytes));
+  for (int i = 0; i < TUNE_STEPS; i++) {
+    if (i == TUNE_WARMUP) FK_TRY(fk_cuda_timer_start(cuda, timer));
+    FK_TRY(fk_cuda_graph_launch(cuda, g->graph));
+  }
+  FK_TRY(fk_cuda_timer_stop(cuda, timer));
+  FK_TRY(fk_cuda_timer_elapsed(cuda, timer, milliseconds));
+  *milliseconds /= TUNE_STEPS - TUNE_WARMUP;
+  return fk_sync(g->ctx);
+}
+
+/* One product after the other; an option that cannot be recorded is passed over. */
+static fk_status try_options(fk_decode_graph *g, const fk_batch *batch, fk_cuda_timer *timer) {
+  fk_cuda *cuda = g->ctx->cuda;
+  FK_TRY(time_step(g, batch, timer, &g->before));
+  g->after = g->before;
+  for (int shape = 0; shape < fk_cuda_gemm_shapes(cuda); shape++) {
+    int best, count = fk_cuda_gemm_options(cuda, shape, g->options.batch_size, &best);
+    for (int option = 0, first = best; option < count; option++) {
+      double milliseconds;
+      if (option == first) continue;
+      fk_cuda_gemm_select(cuda, shape, option);
+      fk_status status = time_step(g, batch, timer, &milliseconds);
+      if (!status && milliseconds < worth_keeping * g->after) {
+        g->after = milliseconds;
+        best = option;
+      }
+      fk_cuda_gemm_select(cuda, shape, best);
+    }
+  }
+  return FK_OK;
+}
+
+static fk_status tune(fk_decode_graph *g, const fk_batch *batch) {
+  fk_cuda_timer *timer;
+  FK_TRY(fk_cuda_timer_create(g->ctx->cuda, &timer));
+  imagine_lengths(g);
+  fk_status status = try_options(g, batch, timer);
+  fk_cuda_timer_destroy(timer);
+  return status;
+}
+
 /* Libraries make their plans and arenas grow when a step runs for the first time: not while it is recorded. */
 static fk_status rehearse(fk_decode_graph *g, const fk_cache_spec *specs, int count) {
   fk_memory *memory = fk_cuda_memory(g->ctx->cuda);
@@ -142,19 +219,9 @@ static fk_status rehearse(fk_decode_graph *g, const fk_cache_spec *specs, int co
   if (!status) status = fk_cuda_fill(g->ctx->cuda, data, 0, bytes);
   if (!status) status = queue_step(g, &batch);
   if (!status) status = fk_sync(g->ctx);
+  if (!status && g->options.tune) status = tune(g, &batch);
   memory->release(memory, data, bytes);
   return status;
-}
-
-static fk_status record(fk_decode_graph *g, const fk_batch *batch) {
-  FK_TRY(fk_cuda_graph_begin(g->ctx->cuda));
-  fk_status status = queue_step(g, batch);
-  fk_status ended = fk_cuda_graph_end(g->ctx->cuda, &g->graph);
-  FK_TRY(status);
-  FK_TRY(ended);
-  const char *foreign = fk_cuda_graph_foreign(g->graph);
-  if (foreign) return fk_fail(FK_ERROR_UNSUPPORTED, "%s: a step contains %s", g->model->class->name, foreign);
-  return FK_OK;
 }
 
 static fk_status build(fk_decode_graph *g) {
@@ -314,6 +381,11 @@ fk_status fk_decode_graph_tokens(fk_decode_graph *g, int64_t count, int32_t *tok
     memcpy(tokens + i * n, ring + (g->steps - count + i) % history * n, (size_t)n * sizeof *ring);
   free(ring);
   return status;
+}
+
+void fk_decode_graph_tuned(const fk_decode_graph *g, double *before, double *after) {
+  *before = g->before;
+  *after = g->after;
 }
 
 int fk_decode_graph_nodes(const fk_decode_graph *g) {

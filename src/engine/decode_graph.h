@@ -20,6 +20,7 @@ typedef struct fk_decode_options {
   int64_t max_blocks_per_seq; /* columns of the block table, which bound the length of a sequence */
   bool greedy;
   int64_t history; /* with greedy: of how many steps the tokens are kept */
+  bool tune;       /* try other kernels for the matrix products and keep what makes the whole step faster: seconds */
 } fk_decode_options;
 
 /* On a cuda context without recorder. Leaves the caches as they are. On failure *graph is NULL. */
@@ -39,6 +40,9 @@ fk_tensor *fk_decode_graph_logits(const fk_decode_graph *graph);
 
 /* The tokens [count, batch_size] of the last steps since set, the oldest first; waits for them. Only with greedy. */
 fk_status fk_decode_graph_tokens(fk_decode_graph *graph, int64_t count, int32_t *tokens);
+
+/* Milliseconds of a step at half the longest length before and after tuning; 0 without. */
+void fk_decode_graph_tuned(const fk_decode_graph *graph, double *before, double *after);
 
 /* How many nodes a replay runs. */
 int fk_decode_graph_nodes(const fk_decode_graph *graph);

@@ -332,6 +332,7 @@ static void list_options(const call *c, entry *e) {
   e->selected = 0;
   e->options[0] = e->choice;
   e->num_options = 1;
+  if (!c->table->tune || (c->table->forced && *c->table->forced)) return;
   for (int i = 0; i < c->num_own && e->num_options < MAX_OPTIONS; i++)
     if (&c->own[i] != e->choice.own && c->own[i].fit(c->cuda, c->g))
       e->options[e->num_options++] = (choice){.own = &c->own[i]};
