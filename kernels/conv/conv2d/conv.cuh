@@ -31,10 +31,16 @@ fk_status conv_direct(fk_context *ctx, fk_type type, const conv_job &j);
 fk_status conv_depthwise(fk_context *ctx, fk_type type, const conv_job &j);
 
 /* Weights with their channels last, in scratch unless they are so already: [out_channels][pitch], a row being
- * [channels / chunk][taps][chunk] and then zeros. chunk divides channels; channels itself for plain channels last, and
- * always where columns are joined. */
+ * [taps][channels] and then zeros. */
 bool conv_can_pack(const conv_job &j);
-fk_status conv_pack(fk_context *ctx, fk_type type, const conv_job &j, int chunk, int64_t pitch, const void **packed);
+fk_status conv_pack(fk_context *ctx, fk_type type, const conv_job &j, int64_t pitch, const void **packed);
+
+/* The same in tiles as wgmma takes them: [groups][feature tiles][steps][columns][FK_CONV_DEPTH], pieces of 8 elements
+ * exchanged by their row; 16-bit types. An output channel is [channels / chunk][taps][chunk] and then zeros; rows
+ * beyond the features are not written. chunk divides channels, and is channels where columns are joined. */
+enum { FK_CONV_DEPTH = 64 };
+fk_status conv_pack_tiles(fk_context *ctx, fk_type type, const conv_job &j, int chunk, int columns,
+                          const void **packed);
 
 /* 16-bit types by mma.sync. */
 bool conv_can_mma(fk_type type, const conv_job &j);

@@ -88,8 +88,7 @@ static fk_status own(fk_context *ctx, const void *self) {
 
 static fk_status packed_weights(fk_context *ctx, const void *self, const void **weights) {
   const conv_call *c = (const conv_call *)self;
-  return conv_pack(ctx, c->type, c->job, c->job.channels, (int64_t)c->job.kernel_h * c->job.kernel_w * c->job.channels,
-                   weights);
+  return conv_pack(ctx, c->type, c->job, (int64_t)c->job.kernel_h * c->job.kernel_w * c->job.channels, weights);
 }
 
 /* The library takes dense images and, for 16-bit types, whole packs of channels. */

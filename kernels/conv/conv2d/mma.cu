@@ -241,7 +241,7 @@ static fk_status launch(fk_context *ctx, fk_type type, const conv_job &j) {
   if (blocks > INT32_MAX)
     return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: %lld tiles; expected fewer than 2^31", (long long)blocks);
   const void *weight;
-  FK_TRY(conv_pack(ctx, type, j, j.channels, pitch, &weight));
+  FK_TRY(conv_pack(ctx, type, j, pitch, &weight));
   int64_t together = j.channels | j.x_batch | j.x_row | j.x_pixel;
   int grain = together % 8 == 0 && (uintptr_t)j.x % 16 == 0 ? 8 : together % 4 == 0 && (uintptr_t)j.x % 8 == 0 ? 4 : 1;
   bool packs = j.features % 8 == 0 && fk_packs<T>(j.out, j.out_batch, 0) && fk_packs<T>(j.out, j.out_row, 0) &&

@@ -1,5 +1,6 @@
 /* The weights of conv2d with their channels last, as every matrix kernel reads them, because the pixels have their
- * channels last too: [out_channels][channels / chunk][taps][chunk], rows padded with zeros to `pitch`. */
+ * channels last too: an output channel's weights are [channels / chunk][taps][chunk] and then zeros; rows one after the
+ * other, or in the tiles that the multiplying units take (conv.cuh). */
 #include "conv.cuh"
 
 enum { THREADS = 256, ROOM = 8192 }; /* elements of a filter that a block turns around at a time */
@@ -13,28 +14,41 @@ static __device__ __forceinline__ void copy_in(const T *from, T *room, int count
   for (int i = packs * N + threadIdx.x; i < count; i += THREADS) room[i] = from[i];
 }
 
+/* Where the weights go: rows of `pitch`, or with columns of a tile given, tiles of so many rows by FK_CONV_DEPTH. */
+typedef struct pack_plan {
+  int channels, chunk, taps;
+  int64_t pitch;                        /* elements that are written of an output channel */
+  int columns, features, feature_tiles; /* columns: 0 for rows */
+} pack_plan;
+
+static __device__ __forceinline__ int64_t place_of(const pack_plan &p, int64_t k) {
+  if (!p.columns) return blockIdx.x * p.pitch + k;
+  int group = blockIdx.x / p.features, feature = blockIdx.x - group * p.features, tile = feature / p.columns;
+  int row = feature - tile * p.columns, piece = (int)(k % FK_CONV_DEPTH) / 8;
+  int64_t steps = p.pitch / FK_CONV_DEPTH;
+  int64_t stage = ((int64_t)group * p.feature_tiles + tile) * steps + k / FK_CONV_DEPTH;
+  return (stage * p.columns + row) * FK_CONV_DEPTH + ((piece ^ (row & 7)) << 3) + k % 8;
+}
+
 /* A block per output channel. */
 template <typename T>
-static __global__ void __launch_bounds__(THREADS)
-    channels_last(const T *from, T *to, int channels, int chunk, int taps, int64_t pitch) {
+static __global__ void __launch_bounds__(THREADS) channels_last(const T *from, T *to, pack_plan p) {
   __shared__ alignas(16) T room[ROOM];
   fk_wait_previous();
-  int64_t depth = (int64_t)channels * taps;
+  int64_t depth = (int64_t)p.channels * p.taps;
   from += blockIdx.x * depth;
-  to += blockIdx.x * pitch;
-  int step = ROOM / taps; /* channels at a time */
-  for (int c0 = 0; c0 < channels; c0 += step) {
-    int count = channels - c0 < step ? channels - c0 : step;
+  int step = ROOM / p.taps; /* channels at a time */
+  for (int c0 = 0; c0 < p.channels; c0 += step) {
+    int count = p.channels - c0 < step ? p.channels - c0 : step;
     __syncthreads();
-    copy_in(from + (int64_t)c0 * taps, room, count * taps);
+    copy_in(from + (int64_t)c0 * p.taps, room, count * p.taps);
     __syncthreads();
-    for (int i = threadIdx.x; i < count * taps; i += THREADS) {
-      int tap = i / count, c = i - tap * count;
-      int part = (c0 + c) / chunk;
-      to[(int64_t)(part * taps + tap) * chunk + c0 + c - part * chunk] = room[c * taps + tap];
+    for (int i = threadIdx.x; i < count * p.taps; i += THREADS) {
+      int tap = i / count, c = i - tap * count, part = (c0 + c) / p.chunk;
+      to[place_of(p, (int64_t)(part * p.taps + tap) * p.chunk + c0 + c - part * p.chunk)] = room[c * p.taps + tap];
     }
   }
-  for (int64_t i = depth + threadIdx.x; i < pitch; i += THREADS) to[i] = fk_from<T>(0);
+  for (int64_t i = depth + threadIdx.x; i < p.pitch; i += THREADS) to[place_of(p, i)] = fk_from<T>(0);
 }
 
 conv_job conv_joined(const conv_job &j) {
@@ -54,15 +68,35 @@ bool conv_can_pack(const conv_job &j) {
   return (int64_t)j.kernel_h * j.kernel_w * j.joined <= ROOM;
 }
 
-fk_status conv_pack(fk_context *ctx, fk_type type, const conv_job &j, int chunk, int64_t pitch, const void **packed) {
-  int taps = j.kernel_h * j.kernel_w * j.joined, channels = j.channels / j.joined;
-  int64_t depth = (int64_t)taps * channels;
-  *packed = j.weight;
-  if (taps == 1 && pitch == depth) return FK_OK;
-  void *to = fk_scratch(ctx, (size_t)(j.out_channels * pitch * (int64_t)(fk_type_bits(type) / 8)));
+static fk_status pack(fk_context *ctx, fk_type type, const conv_job &j, const pack_plan &p, int64_t rows,
+                      const void **packed) {
+  void *to = fk_scratch(ctx, (size_t)(rows * p.pitch * (int64_t)(fk_type_bits(type) / 8)));
   if (!to) return FK_ERROR_MEMORY;
   *packed = to;
   FK_FLOAT_DISPATCH(type, T,
                     return fk_launch_early(ctx, channels_last<T>, dim3((unsigned)j.out_channels), dim3(THREADS), 0,
-                                           (const T *)j.weight, (T *)to, channels, chunk / j.joined, taps, pitch));
+                                           (const T *)j.weight, (T *)to, p));
+}
+
+fk_status conv_pack(fk_context *ctx, fk_type type, const conv_job &j, int64_t pitch, const void **packed) {
+  pack_plan p = {};
+  p.taps = j.kernel_h * j.kernel_w * j.joined;
+  p.channels = p.chunk = j.channels / j.joined;
+  p.pitch = pitch;
+  *packed = j.weight;
+  if (p.taps == 1 && pitch == p.channels) return FK_OK;
+  return pack(ctx, type, j, p, j.out_channels, packed);
+}
+
+fk_status conv_pack_tiles(fk_context *ctx, fk_type type, const conv_job &j, int chunk, int columns,
+                          const void **packed) {
+  pack_plan p = {};
+  p.taps = j.kernel_h * j.kernel_w * j.joined;
+  p.channels = j.channels / j.joined;
+  p.chunk = chunk / j.joined;
+  p.pitch = fk_ceil_div((int64_t)p.taps * p.channels, FK_CONV_DEPTH) * FK_CONV_DEPTH;
+  p.columns = columns;
+  p.features = j.features;
+  p.feature_tiles = (int)fk_ceil_div(j.features, columns);
+  return pack(ctx, type, j, p, (int64_t)j.groups * p.feature_tiles * columns, packed);
 }

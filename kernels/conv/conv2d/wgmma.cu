@@ -9,7 +9,7 @@
 
 enum {
   BM = 128,
-  BK = 64,
+  BK = FK_CONV_DEPTH,
   FETCHERS = 128,
   THREADS = FETCHERS + 256,
   STAGES = 4,
@@ -57,14 +57,18 @@ static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t p
 
 /* ---- Fetching -------------------------------------------------------------------------------------------- */
 
-/* 16 bytes to shared memory, zeros when not given; kept in the first-level cache if others will want them. */
-template <bool KEEP>
+/* 16 bytes to shared memory, zeros when not given; kept in the first-level cache for other taps. */
 static __device__ __forceinline__ void copy_piece(uint32_t to, const void *from, bool given) {
   int bytes = given ? 16 : 0;
-  if constexpr (KEEP)
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-  else
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+
+/* Many bytes by one thread; the barrier counts them, and one arrival. */
+static __device__ __forceinline__ void copy_bulk(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(barrier)
+               : "memory");
 }
 
 /* The rows of the left tile that a thread fills, and where along the depth its piece is. */
@@ -121,23 +125,9 @@ static __device__ __forceinline__ void fetch_left(const conv_job &j, bool taps_f
   for (int i = 0; i < A_ROWS; i++) {
     int r = row + i * ROW_STEP;
     bool seen = inside && (unsigned)(g->y[i] + dy) < (unsigned)j.height && (unsigned)(g->x[i] + dx) < (unsigned)j.width;
-    copy_piece<true>(tile + r * 128 + ((piece ^ (r & 7)) << 4), seen ? from + g->at[i] : (const uint16_t *)j.x, seen);
+    copy_piece(tile + r * 128 + ((piece ^ (r & 7)) << 4), seen ? from + g->at[i] : (const uint16_t *)j.x, seen);
   }
   advance(j, BK, taps_first, g);
-}
-
-template <int BN>
-static __device__ __forceinline__ void fetch_right(const uint16_t *weight, int64_t pitch, int features, int64_t k,
-                                                   uint32_t tile) {
-  int piece = threadIdx.x % PIECES, row = threadIdx.x / PIECES;
-  bool inside = k + piece * 8 < pitch;
-  const uint16_t *from = weight + row * pitch + k + piece * 8;
-#pragma unroll
-  for (int i = 0; i < BN / ROW_STEP; i++) {
-    int r = row + i * ROW_STEP;
-    bool given = inside && r < features;
-    copy_piece<false>(tile + r * 128 + ((piece ^ (r & 7)) << 4), given ? from + i * ROW_STEP * pitch : weight, given);
-  }
 }
 
 static __device__ __forceinline__ void announce(uint32_t full) {
@@ -149,13 +139,15 @@ static __device__ __forceinline__ void announce(uint32_t full) {
 typedef struct place {
   int64_t first_pixel, channel; /* channel: of out */
   int group, features;          /* features: from channel to the end of the group */
+  int64_t weights;              /* which tile of weights */
 } place;
 
 static __device__ __forceinline__ place place_of(const conv_job &j, int64_t tile, int64_t pixel_tiles,
                                                  int feature_tiles, int bn) {
   int64_t rest = tile / feature_tiles, group = rest / pixel_tiles;
   int first = (int)(tile - rest * feature_tiles) * bn;
-  place p = {(rest - group * pixel_tiles) * BM, group * j.features + first, (int)group, j.features - first};
+  place p = {(rest - group * pixel_tiles) * BM, group * j.features + first, (int)group, j.features - first,
+             group * feature_tiles + (tile - rest * feature_tiles)};
   return p;
 }
 
@@ -206,8 +198,7 @@ static __device__ __forceinline__ void store_rows(const conv_job &j, T *strip, i
 /* Tiles of N columns. */
 template <typename T, int N>
 static __global__ void __launch_bounds__(THREADS, 1)
-    windows_wgmma(conv_job j, const T *weight, int64_t pitch, int64_t pixel_tiles, int feature_tiles, int64_t tiles,
-                  bool packs) {
+    windows_wgmma(conv_job j, const T *weight, int64_t pixel_tiles, int feature_tiles, int64_t tiles, bool packs) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int BN = N, STAGE = A_BYTES + BN * BK * 2;
   extern __shared__ uint4 room[];
@@ -219,9 +210,10 @@ static __global__ void __launch_bounds__(THREADS, 1)
   const bool taps_first = j.channels % BK == 0 && j.joined == 1;
   if (threadIdx.x == 0)
     for (int s = 0; s < STAGES; s++) {
-      barrier_begin(full + 8 * s, FETCHERS);
+      barrier_begin(full + 8 * s, FETCHERS + 1);
       barrier_begin(empty + 8 * s, (THREADS - FETCHERS) / 32);
     }
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); /* bulk copies see the barriers */
   __syncthreads();
   fk_wait_previous();
   uint32_t at = 0; /* stages that have gone by */
@@ -229,14 +221,14 @@ static __global__ void __launch_bounds__(THREADS, 1)
   if (threadIdx.x < FETCHERS) {
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
       place p = place_of(j, tile, pixel_tiles, feature_tiles, BN);
-      const uint16_t *right = (const uint16_t *)weight + p.channel * pitch;
+      const T *right = weight + p.weights * steps * (BN * BK);
       gather g;
       begin_gather(j, p.first_pixel, p.group, taps_first, &g);
       for (int s = 0; s < steps; s++, at++) {
         uint32_t slot = at % STAGES, to = base + slot * STAGE;
         barrier_wait(empty + 8 * slot, (at / STAGES & 1) ^ 1, &lost); /* at once for the first round */
+        if (threadIdx.x == 0) copy_bulk(to + A_BYTES, right + (int64_t)s * (BN * BK), BN * BK * 2, full + 8 * slot);
         fetch_left(j, taps_first, &g, to);
-        fetch_right<BN>(right, pitch, p.features, (int64_t)s * BK, to + A_BYTES);
         asm volatile("cp.async.commit_group;" ::: "memory");
         if (at >= BEHIND) {
           asm volatile("cp.async.wait_group %0;" ::"n"(BEHIND + 0) : "memory");
@@ -272,16 +264,23 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #endif
 }
 
+/* Channels whose taps lie together. */
+static int chunk_of(const conv_job &j) {
+  return j.channels % BK == 0 && j.joined == 1 ? BK : j.channels;
+}
+
 template <typename T, int N>
-static fk_status launch(fk_context *ctx, const conv_job &j, const void *weight, int64_t pitch) {
+static fk_status launch(fk_context *ctx, fk_type type, const conv_job &j) {
   constexpr int BN = N;
+  const void *weight;
+  FK_TRY(conv_pack_tiles(ctx, type, j, chunk_of(j), BN, &weight));
   int64_t pixel_tiles = fk_ceil_div(j.pixels, BM), feature_tiles = fk_ceil_div(j.features, BN);
   int64_t tiles = pixel_tiles * feature_tiles * j.groups, sms = fk_context_cuda(ctx)->num_sms;
   bool packs = j.features % 8 == 0 && fk_packs<T>(j.out, j.out_batch, 0) && fk_packs<T>(j.out, j.out_row, 0) &&
                fk_packs<T>(j.out, j.out_pixel, 0);
   size_t bytes = 1024 + (size_t)STAGES * (A_BYTES + BN * BK * 2) + 8 * STRIP_BYTES;
   return fk_launch_early(ctx, windows_wgmma<T, N>, dim3((unsigned)(tiles < sms ? tiles : sms)), dim3(THREADS), bytes, j,
-                         (const T *)weight, pitch, pixel_tiles, (int)feature_tiles, tiles, packs);
+                         (const T *)weight, pixel_tiles, (int)feature_tiles, tiles, packs);
 }
 
 /* Columns of a tile, so that the last round of tiles and the last columns waste the least. */
@@ -297,27 +296,19 @@ static int columns_of(const conv_job &j, int64_t sms) {
   return best;
 }
 
-/* Channels whose taps lie together. */
-static int chunk_of(const conv_job &j) {
-  return j.channels % BK == 0 && j.joined == 1 ? BK : j.channels;
-}
-
 template <typename T>
 static fk_status dispatch(fk_context *ctx, fk_type type, const conv_job &j) {
-  int64_t depth = (int64_t)j.channels * j.kernel_h * j.kernel_w, pitch = fk_ceil_div(depth, 8) * 8;
-  const void *weight;
-  FK_TRY(conv_pack(ctx, type, j, chunk_of(j), pitch, &weight));
   switch (columns_of(j, fk_context_cuda(ctx)->num_sms)) {
     case 256:
-      return launch<T, 256>(ctx, j, weight, pitch);
+      return launch<T, 256>(ctx, type, j);
     case 192:
-      return launch<T, 192>(ctx, j, weight, pitch);
+      return launch<T, 192>(ctx, type, j);
     case 128:
-      return launch<T, 128>(ctx, j, weight, pitch);
+      return launch<T, 128>(ctx, type, j);
     case 96:
-      return launch<T, 96>(ctx, j, weight, pitch);
+      return launch<T, 96>(ctx, type, j);
     default:
-      return launch<T, 64>(ctx, j, weight, pitch);
+      return launch<T, 64>(ctx, type, j);
   }
 }
 
