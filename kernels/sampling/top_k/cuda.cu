@@ -3,14 +3,15 @@
  *  - a short row and a small k: a warp keeps the row and takes its maximum k times;
  *  - a long row and a small k: the largest of each 32 columns, and of each 1024, are found first. The k largest lie in
  *    the k groups with the largest maxima (of equals, the lower), so a block descends from 1024s to 32s to columns;
- *  - else a block narrows the row to its k largest entries by a radix select, 11 bits at a time from the top, collects
- *    them in any order and sorts them;
+ *  - else a block narrows the row to its k largest entries, collects them in any order and sorts them: by bisection, a
+ *    bit at a time from the top, when its threads can keep them; a longer row by a radix select, 11 bits at a time;
  *  - a row that is much longer than k is cut into chunks first, each gives its k largest, and the block works on those.
  */
 #include "device/cuda/order.cuh"
 #include "tasks/top_k.h"
 
 enum { BINS = 2048, BITS = 11, SHORT = 512, SHORT_K = 32, SORTED_IN_SHARED = 8192 };
+enum { HELD = 16 }; /* entries that a thread keeps for a bisection */
 enum { GROUP = 32, DESCENT_K = 64, CANDIDATES = DESCENT_K * GROUP, MAXIMA_THREADS = 128, DESCENT_THREADS = 256 };
 
 typedef struct top_k_args {
@@ -104,11 +105,64 @@ static __device__ threshold radix_select(const source<T> &s, int64_t k) {
   }
 }
 
+/* Sum over the block; calls take the two rows of `partial` in turn, so that one barrier is enough. */
+static __device__ __forceinline__ int count_in_block(int mine, int (*partial)[32], int turn) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  mine = __reduce_add_sync(0xffffffffu, mine);
+  if (lane == 0) partial[turn & 1][warp] = mine;
+  __syncthreads();
+  return __reduce_add_sync(0xffffffffu, lane < (int)blockDim.x / 32 ? partial[turn & 1][lane] : 0);
+}
+
+/* The k largest of a source that the block's threads can keep, in any order. The k-th largest order is found bit by
+ * bit, and among its equals the last low half that still counts. */
+template <typename T>
+static __device__ void bisect(const source<T> &s, int k, unsigned *count, fk_entry *to) {
+  __shared__ int partial[2][32];
+  uint32_t order[HELD], low[HELD], bound[2] = {0, 0};
+#pragma unroll
+  for (int i = 0; i < HELD; i++) {
+    int64_t at = i * (int)blockDim.x + (int)threadIdx.x;
+    fk_entry e = at < s.n ? entry_at(s, at) : 0;
+    order[i] = (uint32_t)(e >> 32), low[i] = (uint32_t)e;
+  }
+  int need = k, turn = 0;
+  for (int half = 0; half < 2; half++) {
+    bool exact = false;
+    for (uint32_t bit = 0x80000000u; bit && !exact; bit >>= 1) {
+      uint32_t trial = bound[half] | bit;
+      int mine = 0;
+#pragma unroll
+      for (int i = 0; i < HELD; i++) mine += half == 0 ? order[i] >= trial : order[i] == bound[0] && low[i] >= trial;
+      int found = count_in_block(mine, partial, turn++);
+      if (found >= need) bound[half] = trial;
+      exact = found == need;
+    }
+    if (half == 1 || exact) break;
+    int above = 0;
+#pragma unroll
+    for (int i = 0; i < HELD; i++) above += order[i] > bound[0];
+    need -= count_in_block(above, partial, turn++);
+  }
+#pragma unroll
+  for (int i = 0; i < HELD; i++) {
+    if (order[i] < bound[0] || (order[i] == bound[0] && low[i] < bound[1])) continue;
+    unsigned at = atomicAdd(count, 1u);
+    if (at < (unsigned)k) to[at] = (fk_entry)order[i] << 32 | low[i];
+  }
+}
+
 /* The k largest entries of the source, in any order. */
 template <typename T>
 static __device__ void collect(const source<T> &s, int64_t k, fk_entry *to) {
   __shared__ unsigned count;
   if (threadIdx.x == 0) count = 0;
+  __syncthreads();
+  if (k < s.n && s.n <= HELD * (int)blockDim.x) {
+    bisect(s, (int)k, &count, to);
+    __syncthreads();
+    return;
+  }
   threshold t = {0, 0};
   if (k < s.n) t = radix_select(s, k);
   __syncthreads();
@@ -136,7 +190,7 @@ static __device__ void sort_entries(fk_entry *e, int64_t n) {
 }
 
 template <typename T>
-static __global__ void __launch_bounds__(256) top_k_chunk(const __grid_constant__ top_k_args a) {
+static __global__ void __launch_bounds__(512) top_k_chunk(const __grid_constant__ top_k_args a) {
   fk_wait_previous();
   int64_t row = blockIdx.x / (unsigned)a.chunks, start = (blockIdx.x - row * a.chunks) * a.chunk;
   int64_t n = a.columns - start < a.chunk ? a.columns - start : a.chunk, k = n < a.k ? n : a.k;
@@ -322,7 +376,7 @@ static fk_status launch(fk_context *ctx, top_k_args a) {
   if (a.k <= DESCENT_K && a.num_supers <= CANDIDATES && a.rows * a.num_supers <= INT32_MAX &&
       a.columns % fk_pack<T>::size == 0 && fk_packs_rows<T>(a.x, a.x_rows))
     return launch_descent<T>(ctx, a);
-  a.chunk = 4096;
+  a.chunk = 512 * HELD;
   while (a.chunk < 8 * a.k) a.chunk *= 2;
   a.chunks = fk_ceil_div(a.columns, a.chunk);
   a.num_entries = a.columns;
@@ -330,7 +384,7 @@ static fk_status launch(fk_context *ctx, top_k_args a) {
     a.num_entries = a.chunks * a.k;
     a.found = (fk_entry *)fk_scratch(ctx, (size_t)(a.rows * a.num_entries) * sizeof *a.found);
     if (!a.found) return FK_ERROR_MEMORY;
-    fk_status status = fk_launch_early(ctx, top_k_chunk<T>, dim3((unsigned)(a.rows * a.chunks)), dim3(256), 0, a);
+    fk_status status = fk_launch_early(ctx, top_k_chunk<T>, dim3((unsigned)(a.rows * a.chunks)), dim3(512), 0, a);
     if (status != FK_OK) return status;
     a.entries = a.found;
   }
