@@ -35,6 +35,7 @@ template <typename T>
 static __global__ void __launch_bounds__(THREADS) channels_last(const T *from, T *to, pack_plan p) {
   __shared__ alignas(16) T room[ROOM];
   fk_wait_previous();
+  fk_let_next_start(); /* the convolution gets ready meanwhile */
   int64_t depth = (int64_t)p.channels * p.taps;
   from += blockIdx.x * depth;
   int step = ROOM / p.taps; /* channels at a time */

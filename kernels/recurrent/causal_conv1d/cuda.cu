@@ -285,6 +285,7 @@ static __global__ void __launch_bounds__(MAX_THREADS, 3) conv_decode(const __gri
                            : no_four<T>();
     }
     load_filter<T, WIDTH>(j, channel, filter, bias);
+    fk_let_next_start();
 #pragma unroll
     for (int s = 0; s < S; s++) {
       if (!given[s]) continue;
