@@ -17,6 +17,10 @@ SKINNY(1, 2)
 SKINNY(2, 1)
 SKINNY(3, 1)
 
+static int stream_fit(const fk_cuda *cuda, const fk_gemm_args *g) {
+  return fk_fp8_stream_fits(cuda, g);
+}
+
 /* Not worth a measurement where the product is large. */
 static int tile_fit(const fk_cuda *cuda, const fk_gemm_args *g) {
   (void)cuda;
@@ -26,7 +30,7 @@ static int tile_fit(const fk_cuda *cuda, const fk_gemm_args *g) {
 static const fk_gemm_kernel kernels[] = {
     {"fp8_skinny_8", skinny_fit_0, skinny_run_0},  {"fp8_skinny_16", skinny_fit_1, skinny_run_1},
     {"fp8_skinny_32", skinny_fit_2, skinny_run_2}, {"fp8_skinny_64", skinny_fit_3, skinny_run_3},
-    {"fp8_tile", tile_fit, fk_fp8_tile},
+    {"fp8_stream", stream_fit, fk_fp8_stream},     {"fp8_tile", tile_fit, fk_fp8_tile},
 };
 
 fk_status fk_fp8_gemm(fk_context *ctx, const fk_gemm_args *g) {
