@@ -53,3 +53,7 @@ fk_status conv_wgmma(fk_context *ctx, fk_type type, const conv_job &j);
 /* Depthwise 7x7 of 16-bit types by mma.sync. */
 bool conv_can_depthwise_mma(fk_type type, const conv_job &j);
 fk_status conv_depthwise_mma(fk_context *ctx, fk_type type, const conv_job &j);
+
+/* Depthwise 7x7 of any type, in float32 arithmetic. */
+bool conv_can_depthwise_rows(fk_type type, const conv_job &j);
+fk_status conv_depthwise_rows(fk_context *ctx, fk_type type, const conv_job &j);

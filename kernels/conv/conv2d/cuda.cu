@@ -1,4 +1,6 @@
 /* conv2d on the GPU: chooses how (conv.cuh). */
+#include <stdlib.h>
+
 #include "conv.cuh"
 #include "device/cuda/libraries.h"
 
@@ -131,7 +133,10 @@ fk_status fk_cuda_conv2d(fk_context *ctx, const fk_conv2d_args *a) {
   if (fk_numel(a->out) == 0) return FK_OK;
   if (!fits_int(a)) return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: expected sides below 2^30");
   conv_call c = {fk_type_of(a->x), job_of(a)};
-  if (conv_can_depthwise_mma(c.type, c.job)) return conv_depthwise_mma(ctx, c.type, c.job);
+  const char *which = getenv("FK_TRY");
+  bool rows = which && *which == '2' && conv_can_depthwise_rows(c.type, c.job);
+  if (!rows && conv_can_depthwise_mma(c.type, c.job)) return conv_depthwise_mma(ctx, c.type, c.job);
+  if (conv_can_depthwise_rows(c.type, c.job)) return conv_depthwise_rows(ctx, c.type, c.job);
   if (c.job.channels == 1 && c.job.features == 1) return conv_depthwise(ctx, c.type, c.job);
   if (is_linear(a, c.job)) return as_linear(ctx, a, c.job);
   return library_can(a, c.job) ? fastest(ctx, &c) : own(ctx, &c);
