@@ -18,26 +18,6 @@
 #include "prefill.h"
 #include "prefill_sm90.cuh"
 
-/* What a block computes: rows [row, row + DIM) of a head. */
-typedef struct block_work {
-  ssd_sequence q;
-  int head, row;
-} block_work;
-
-/* The k-th sequence of more than `shortest` tokens, by every warp for itself. */
-static __device__ __forceinline__ int long_sequence(const ssd_job &j, int k, int shortest) {
-  int lane = threadIdx.x % 32;
-  for (int base = 0; base < j.num_seqs; base += 32) {
-    int b = base + lane;
-    bool is = b < j.num_seqs && (int64_t)j.cu_seqlens_q[b + 1] - j.cu_seqlens_q[b] > shortest;
-    unsigned mask = __ballot_sync(0xffffffffu, is);
-    int found = __popc(mask);
-    if (k < found) return base + (int)__fns(mask, 0, k + 1);
-    k -= found;
-  }
-  return -1;
-}
-
 /* ---- Fetching -------------------------------------------------------------------------------------------- */
 
 /* Tokens [first, first + count) of one matrix, COLUMNS elements each, into a tile; what lies beyond count is zero. */
@@ -62,63 +42,6 @@ static __device__ __forceinline__ void fetch_chunk(const ssd_job &j, const block
   fetch_rows<T, N>(stage + layout<N>::X + layout<N>::BC, (const T *)j.C + token * j.c_token + group * j.c_group,
                    j.c_token, left);
   fetch_rows<T, DIM>(stage, (const T *)j.x + token * j.x_token + w.head * j.x_head + w.row, j.x_token, left);
-}
-
-/* ---- Time steps, by one warp: four tokens per lane -------------------------------------------------------- */
-
-template <typename T>
-static __device__ __forceinline__ void fetch_steps(const ssd_job &j, const block_work &w, int start, T (&raw)[4]) {
-  int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    int t = start + lane * 4 + i;
-    raw[i] = t < w.q.tokens ? ((const T *)j.dt)[(w.q.first + t) * j.dt_token + w.head] : fk_from<T>(0);
-  }
-}
-
-/* Decays of less than 2^-160 are zero: totals end there, so that differences of what comes later stay exact. What is
- * left of a token is summed from the end, where it is a sum of few and small numbers. */
-template <typename T>
-static __device__ __forceinline__ void make_steps(const ssd_job &j, const block_work &w, int start, const T (&raw)[4],
-                                                  chunk_steps *steps) {
-  int lane = threadIdx.x % 32;
-  float rate = j.A[w.head] * 1.44269504f, bias = j.dt_bias ? fk_float(((const T *)j.dt_bias)[w.head]) : 0;
-  float dt[4], left[4], after = 0;
-  double total[4], before = 0;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    dt[i] = start + lane * 4 + i < w.q.tokens ? clamped_step(j, fk_float(raw[i]) + bias) : 0;
-    total[i] = before += (double)fmaxf(dt[i] * rate, -160);
-  }
-#pragma unroll
-  for (int i = 3; i >= 0; i--) left[i] = after, after += fmaxf(dt[i] * rate, -160);
-#pragma unroll
-  for (int d = 1; d < 32; d *= 2) {
-    double lower = __shfl_up_sync(0xffffffffu, before, d);
-    float upper = __shfl_down_sync(0xffffffffu, after, d);
-    if (lane >= d) before += lower;
-    if (lane + d < 32) after += upper;
-  }
-  float all = __shfl_sync(0xffffffffu, after, 0), behind = __shfl_down_sync(0xffffffffu, after, 1), most = 0, by = 1;
-  double ahead = __shfl_up_sync(0xffffffffu, before, 1);
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    total[i] += lane > 0 ? ahead : 0;
-    left[i] = exp2f(left[i] + (lane < 31 ? behind : 0)) * dt[i];
-    most = fmaxf(most, left[i]);
-  }
-  if constexpr (std::is_same<T, __half>::value) {
-    most = fk_warp_max(most);
-    by = most > 0 ? exp2f((float)-(min(max(ilogbf(most), -25), 23) + 1)) : 1;
-  }
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    int t = lane * 4 + i;
-    steps->before[t] = (float)total[i];
-    steps->from[t] = (float)total[i] - log2f(dt[i]);
-    steps->after[t] = left[i] * by;
-  }
-  if (lane == 0) steps->decay = exp2f(all), steps->scale = by;
 }
 
 /* ---- Outputs --------------------------------------------------------------------------------------------- */
@@ -199,46 +122,7 @@ static __device__ __forceinline__ void compute_outputs(uint32_t stage, uint32_t 
   }
 }
 
-/* Writes 16 tokens, through the rows of C that only this warp has read. Yields 0, or NaN when some output
- * is not finite. */
-template <typename T, int N>
-static __device__ __forceinline__ float store_outputs(const ssd_job &j, const block_work &w, char *stage, int start,
-                                                      int t, int lane, const float (&y)[DIM / 8][4]) {
-  char *c_tile = stage + layout<N>::X + layout<N>::BC;
-  float nothing = 0;
-#pragma unroll
-  for (int n = 0; n < DIM / 8; n++)
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      uint32_t at = at_piece<CHUNK>(t + lane / 4 + 8 * i, n) + lane % 4 * 4;
-      float low = y[n][2 * i], high = y[n][2 * i + 1];
-      nothing = fmaf(low, 0, fmaf(high, 0, nothing));
-      *(uint32_t *)(c_tile + at) = pack_two<T>(low, high);
-    }
-  __syncwarp();
-  T *out = (T *)j.out + w.head * j.out_head + w.row + lane % 8 * 8;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    int row = t + i * 4 + lane / 8;
-    uint4 v = *(const uint4 *)(c_tile + at_piece<CHUNK>(row, lane % 8));
-    if (start + row < w.q.tokens) *(uint4 *)(out + (w.q.first + start + row) * j.out_token) = v;
-  }
-  return nothing;
-}
-
 /* ---- State: warp w has rows 16 (w % 4) on, columns N / 2 (w / 4) on ------------------------------------------ */
-
-/* Takes back what kept the factors in the range of float16. */
-template <typename T, int N>
-static __device__ __forceinline__ void unscale(const chunk_steps *steps, float (&h)[N / 16][4]) {
-  if constexpr (std::is_same<T, __half>::value) {
-    float back = 1 / steps->scale;
-#pragma unroll
-    for (int n = 0; n < N / 16; n++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) h[n][i] *= back;
-  }
-}
 
 template <typename T, int N>
 static __device__ __forceinline__ void advance_state(uint32_t stage, const chunk_steps *steps, int tokens, int lane,
@@ -273,23 +157,6 @@ static __device__ __forceinline__ void advance_state(uint32_t stage, const chunk
   unscale<T, N>(steps, h);
 }
 
-/* The state as a factor in two parts, each a tile [row][column]; yields 0, or NaN when it is not finite. */
-template <typename T, int N>
-static __device__ __forceinline__ float share_state(char *h_tile, int lane, const float (&h)[N / 16][4]) {
-  int warp = threadIdx.x / 32;
-  float nothing = 0;
-#pragma unroll
-  for (int n = 0; n < N / 16; n++)
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      int row = warp % 4 * 16 + lane / 4 + 8 * i, piece = warp / 4 * (N / 16) + n;
-      char *to = h_tile + at_piece<DIM>(row, piece) + lane % 4 * 4;
-      nothing = fmaf(h[n][2 * i], 0, fmaf(h[n][2 * i + 1], 0, nothing));
-      in_two_parts<T>(h[n][2 * i], h[n][2 * i + 1], (uint32_t *)to, (uint32_t *)(to + layout<N>::H));
-    }
-  return nothing;
-}
-
 /* Where this lane's part of the state lies in memory; fragment n, half i is at n * 8 + i * 8 * N. */
 template <int N>
 static __device__ __forceinline__ float *state_at(const ssd_job &j, const block_work &w, int lane) {
@@ -315,13 +182,14 @@ static __device__ __forceinline__ float one_chunk(const ssd_job &j, const block_
   int warp = threadIdx.x / 32, tile = warp < 4 ? warp : 11 - warp, left = min(w.q.tokens - p.start, (int)CHUNK);
   float nothing = 0;
   T raw[4];
-  if (p.more && warp == 0) fetch_steps<T>(j, w, p.start + CHUNK, raw);
+  if (p.more && warp == 0) fetch_steps<T, 4>(j, w, p.start + CHUNK, raw);
   if (tile * 16 < left) {
     float y[DIM / 8][4];
     compute_outputs<T, N>(p.base + p.stage, p.base + p.state, p.now, tile * 16, skip, lane, y);
-    nothing = store_outputs<T, N>(j, w, p.shared + p.stage, p.start, tile * 16, lane, y);
+    nothing =
+        store_outputs<T, CHUNK>(j, w, p.shared + p.stage + layout<N>::X + layout<N>::BC, p.start, tile * 16, lane, y);
   }
-  if (p.more && warp == 0) make_steps<T>(j, w, p.start + CHUNK, raw, p.next);
+  if (p.more && warp == 0) make_steps<T, 4>(j, w, p.start + CHUNK, raw, p.next);
   advance_state<T, N>(p.base + p.stage, p.now, left, lane, h);
   return nothing;
 }
@@ -334,10 +202,11 @@ static __device__ __forceinline__ float one_chunk_sm90(const ssd_job &j, const b
   int warp = threadIdx.x / 32;
   float y[8][4];
   T raw[4];
-  if (GROUP == 0 && p.more && warp == 0) fetch_steps<T>(j, w, p.start + CHUNK, raw);
+  if (GROUP == 0 && p.more && warp == 0) fetch_steps<T, 4>(j, w, p.start + CHUNK, raw);
   compute_chunk<T, GROUP>(p.base + p.stage, p.base + p.state, p.now, skip, lane, h, y);
-  float nothing = store_outputs<T, 128>(j, w, p.shared + p.stage, p.start, warp * 16, lane, y);
-  if (GROUP == 0 && p.more && warp == 0) make_steps<T>(j, w, p.start + CHUNK, raw, p.next);
+  float nothing =
+      store_outputs<T, CHUNK>(j, w, p.shared + p.stage + layout<128>::X + layout<128>::BC, p.start, warp * 16, lane, y);
+  if (GROUP == 0 && p.more && warp == 0) make_steps<T, 4>(j, w, p.start + CHUNK, raw, p.next);
   wait_products<0>();
   settle(h);
   unscale<T, 128>(p.now, h);
@@ -365,8 +234,8 @@ static __device__ __forceinline__ bool scan_chunks(const ssd_job &j, const block
   float nothing = share_state<T, N>(shared + p.state, lane, h);
   if (warp == 0) {
     T raw[4];
-    fetch_steps<T>(j, w, 0, raw);
-    make_steps<T>(j, w, 0, raw, &steps[0]);
+    fetch_steps<T, 4>(j, w, 0, raw);
+    make_steps<T, 4>(j, w, 0, raw, &steps[0]);
   }
   for (int turn = 0; p.start < w.q.tokens; p.start += CHUNK, turn ^= 1) {
     if (stages == 1 && p.start > 0) {
@@ -409,14 +278,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
   constexpr int LANES = N / 4, LANE_ROWS = 32 / LANES * 8;
   fk_wait_previous();
   fk_let_next_start();
-  int parts = j.dim / DIM, heads = j.heads * parts, index = blockIdx.x % heads, k = blockIdx.x / heads;
-  int b = every ? k : long_sequence(j, k, shortest);
-  if (b < 0) return;
   block_work w;
-  w.head = index / parts;
-  w.row = index % parts * DIM;
-  if (shortest == 0 && index == 0 && threadIdx.x == 0) check_sequence(j, b);
-  if (!sequence_at(j, b, &w.q) || w.q.tokens <= shortest) return;
+  if (!find_work(j, shortest, every, &w)) return;
   if (scan_chunks<T, N, SM90>(j, w, stages, shared)) return;
   int row = threadIdx.x / 32 * LANE_ROWS;
   if (row < DIM) scan_rows<T, LANES, 1, true>(j, w.q, w.head, w.row + row + threadIdx.x % 32 / LANES * 8);
@@ -447,10 +310,12 @@ static fk_status launch(fk_context *ctx, const ssd_job *j, int shortest) {
                    j->heads);
   dim3 grid((unsigned)blocks), block(THREADS);
   size_t shared = (size_t)(j->size == 64 ? layout<64>::shared(stages) : layout<128>::shared(stages));
+  int trial = getenv("FK_TRY") ? atoi(getenv("FK_TRY")) : 0;
+  if (trial == 0 && ssd_prefill_sm90_fits(ctx, j))
+    return ssd_prefill_sm90(ctx, j, std::is_same<T, __half>::value ? FK_F16 : FK_BF16, blocks, shortest,
+                            seqs == j->num_seqs);
   void (*kernel)(ssd_job, int, bool, int) = j->size == 64 ? ssd_chunks<T, 64, false> : ssd_chunks<T, 128, false>;
-  if (j->size == 128 && fk_context_cuda(ctx)->compute_capability == 90 &&
-      !(getenv("FK_TRY") && atoi(getenv("FK_TRY")) == 1))
-    kernel = ssd_chunks<T, 128, true>;
+  if (j->size == 128 && fk_context_cuda(ctx)->compute_capability == 90 && trial != 2) kernel = ssd_chunks<T, 128, true>;
   return fk_launch_early(ctx, kernel, grid, block, shared, *j, shortest, seqs == j->num_seqs, stages);
 }
 

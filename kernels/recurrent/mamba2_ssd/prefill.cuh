@@ -132,3 +132,164 @@ static __device__ __forceinline__ void show_to_products() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
+
+/* What a block computes: rows [row, row + DIM) of a head. */
+typedef struct block_work {
+  ssd_sequence q;
+  int head, row;
+} block_work;
+
+/* The k-th sequence of more than `shortest` tokens, by every warp for itself. */
+static __device__ __forceinline__ int long_sequence(const ssd_job &j, int k, int shortest) {
+  int lane = threadIdx.x % 32;
+  for (int base = 0; base < j.num_seqs; base += 32) {
+    int b = base + lane;
+    bool is = b < j.num_seqs && (int64_t)j.cu_seqlens_q[b + 1] - j.cu_seqlens_q[b] > shortest;
+    unsigned mask = __ballot_sync(0xffffffffu, is);
+    int found = __popc(mask);
+    if (k < found) return base + (int)__fns(mask, 0, k + 1);
+    k -= found;
+  }
+  return -1;
+}
+
+/* The work of this block; false when there is none. `every`: all sequences are long, as the host knows it. */
+static __device__ __forceinline__ bool find_work(const ssd_job &j, int shortest, bool every, block_work *w) {
+  int parts = j.dim / DIM, heads = j.heads * parts, index = blockIdx.x % heads, k = blockIdx.x / heads;
+  int b = every ? k : long_sequence(j, k, shortest);
+  if (b < 0) return false;
+  w->head = index / parts;
+  w->row = index % parts * DIM;
+  if (shortest == 0 && index == 0 && threadIdx.x == 0) check_sequence(j, b);
+  return sequence_at(j, b, &w->q) && w->q.tokens > shortest;
+}
+
+/* ---- Time steps, by one warp: EACH tokens per lane -------------------------------------------------------- */
+
+template <typename T, int EACH>
+static __device__ __forceinline__ void fetch_steps(const ssd_job &j, const block_work &w, int start, T (&raw)[EACH]) {
+  int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < EACH; i++) {
+    int t = start + lane * EACH + i;
+    raw[i] = t < w.q.tokens ? ((const T *)j.dt)[(w.q.first + t) * j.dt_token + w.head] : fk_from<T>(0);
+  }
+}
+
+/* Decays of less than 2^-160 are zero: totals end there, so that differences of what comes later stay exact. What is
+ * left of a token is summed from the end, where it is a sum of few and small numbers. */
+template <typename T, int EACH>
+static __device__ __forceinline__ void make_steps(const ssd_job &j, const block_work &w, int start,
+                                                  const T (&raw)[EACH], chunk_steps *steps) {
+  int lane = threadIdx.x % 32;
+  float rate = j.A[w.head] * 1.44269504f, bias = j.dt_bias ? fk_float(((const T *)j.dt_bias)[w.head]) : 0;
+  float dt[EACH], left[EACH], after = 0;
+  double total[EACH], before = 0;
+#pragma unroll
+  for (int i = 0; i < EACH; i++) {
+    dt[i] = start + lane * EACH + i < w.q.tokens ? clamped_step(j, fk_float(raw[i]) + bias) : 0;
+    total[i] = before += (double)fmaxf(dt[i] * rate, -160);
+  }
+#pragma unroll
+  for (int i = EACH - 1; i >= 0; i--) left[i] = after, after += fmaxf(dt[i] * rate, -160);
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) {
+    double lower = __shfl_up_sync(0xffffffffu, before, d);
+    float upper = __shfl_down_sync(0xffffffffu, after, d);
+    if (lane >= d) before += lower;
+    if (lane + d < 32) after += upper;
+  }
+  float all = __shfl_sync(0xffffffffu, after, 0), behind = __shfl_down_sync(0xffffffffu, after, 1), most = 0, by = 1;
+  double ahead = __shfl_up_sync(0xffffffffu, before, 1);
+#pragma unroll
+  for (int i = 0; i < EACH; i++) {
+    total[i] += lane > 0 ? ahead : 0;
+    left[i] = exp2f(left[i] + (lane < 31 ? behind : 0)) * dt[i];
+    most = fmaxf(most, left[i]);
+  }
+  if constexpr (std::is_same<T, __half>::value) {
+    most = fk_warp_max(most);
+    by = most > 0 ? exp2f((float)-(min(max(ilogbf(most), -25), 23) + 1)) : 1;
+  }
+#pragma unroll
+  for (int i = 0; i < EACH; i++) {
+    int t = lane * EACH + i;
+    steps->before[t] = (float)total[i];
+    steps->from[t] = (float)total[i] - log2f(dt[i]);
+    steps->after[t] = left[i] * by;
+  }
+  if (lane == 0) steps->decay = exp2f(all), steps->scale = by;
+}
+
+/* ---- Outputs and states ------------------------------------------------------------------------------------ */
+
+/* Writes 16 tokens, through the rows of C that only this warp has read. Yields 0, or NaN when some output
+ * is not finite. */
+template <typename T, int ROWS>
+static __device__ __forceinline__ float store_outputs(const ssd_job &j, const block_work &w, char *c_tile, int start,
+                                                      int t, int lane, const float (&y)[DIM / 8][4]) {
+  float nothing = 0;
+#pragma unroll
+  for (int n = 0; n < DIM / 8; n++)
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      uint32_t at = at_piece<ROWS>(t + lane / 4 + 8 * i, n) + lane % 4 * 4;
+      float low = y[n][2 * i], high = y[n][2 * i + 1];
+      nothing = fmaf(low, 0, fmaf(high, 0, nothing));
+      *(uint32_t *)(c_tile + at) = pack_two<T>(low, high);
+    }
+  __syncwarp();
+  T *out = (T *)j.out + w.head * j.out_head + w.row + lane % 8 * 8;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    int row = t + i * 4 + lane / 8;
+    uint4 v = *(const uint4 *)(c_tile + at_piece<ROWS>(row, lane % 8));
+    if (start + row < w.q.tokens) *(uint4 *)(out + (w.q.first + start + row) * j.out_token) = v;
+  }
+  return nothing;
+}
+
+/* The state as a factor in two parts, each a tile [row][column]; yields 0, or NaN when it is not finite. */
+template <typename T, int N>
+static __device__ __forceinline__ float share_state(char *h_tile, int lane, const float (&h)[N / 16][4]) {
+  int warp = threadIdx.x / 32;
+  float nothing = 0;
+#pragma unroll
+  for (int n = 0; n < N / 16; n++)
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      int row = warp % 4 * 16 + lane / 4 + 8 * i, piece = warp / 4 * (N / 16) + n;
+      char *to = h_tile + at_piece<DIM>(row, piece) + lane % 4 * 4;
+      nothing = fmaf(h[n][2 * i], 0, fmaf(h[n][2 * i + 1], 0, nothing));
+      in_two_parts<T>(h[n][2 * i], h[n][2 * i + 1], (uint32_t *)to, (uint32_t *)(to + layout<N>::H));
+    }
+  return nothing;
+}
+
+/* Takes back what kept the factors in the range of float16. */
+template <typename T, int N>
+static __device__ __forceinline__ void unscale(const chunk_steps *steps, float (&h)[N / 16][4]) {
+  if constexpr (std::is_same<T, __half>::value) {
+    float back = 1 / steps->scale;
+#pragma unroll
+    for (int n = 0; n < N / 16; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) h[n][i] *= back;
+  }
+}
+
+/* The state as share_state() does, all 128 columns of rows [16 * warp, 16 * warp + 16). */
+template <typename T>
+static __device__ __forceinline__ float share_rows(char *h_tile, int warp, int lane, const float (&h)[2][8][4]) {
+  float nothing = 0;
+#pragma unroll
+  for (int n = 0; n < 16; n++)
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const float *pair = &h[n / 8][n % 8][2 * i];
+      char *to = h_tile + at_piece<DIM>(warp * 16 + lane / 4 + 8 * i, n) + lane % 4 * 4;
+      nothing = fmaf(pair[0], 0, fmaf(pair[1], 0, nothing));
+      in_two_parts<T>(pair[0], pair[1], (uint32_t *)to, (uint32_t *)(to + layout<128>::H));
+    }
+  return nothing;
+}

@@ -96,13 +96,13 @@ static __device__ __forceinline__ void weigh_slab(const float (&score)[8][4], co
 }
 
 /* Scaled x of 64 tokens from t on as left factors, in two parts. */
-template <typename T>
+template <typename T, int ROWS>
 static __device__ __forceinline__ void scale_inputs(uint32_t stage, const chunk_steps *steps, int t, int lane,
                                                     uint32_t (&coarse)[4][4], uint32_t (&fine)[4][4]) {
 #pragma unroll
   for (int k = 0; k < 4; k++) {
     uint32_t x[4];
-    load_left_turned<CHUNK>(x, stage, threadIdx.x / 32 % 4 * 16, t + k * 16, lane);
+    load_left_turned<ROWS>(x, stage, threadIdx.x / 32 % 4 * 16, t + k * 16, lane);
     float2 by[2] = {*(const float2 *)&steps->after[t + k * 16 + lane % 4 * 2],
                     *(const float2 *)&steps->after[t + k * 16 + 8 + lane % 4 * 2]};
 #pragma unroll
@@ -162,7 +162,7 @@ static __device__ __forceinline__ void compute_chunk(uint32_t stage, uint32_t h_
   products_of_parts<T>(y, coarse, fine, stage);
   end_products();
   uint32_t x_coarse[4][4], x_fine[4][4];
-  scale_inputs<T>(stage, steps, 0, lane, x_coarse, x_fine);
+  scale_inputs<T, CHUNK>(stage, steps, 0, lane, x_coarse, x_fine);
   settle(x_coarse), settle(x_fine);
   begin_products();
   products_of_parts<T>(h, x_coarse, x_fine, b + GROUP * SLAB);
@@ -180,7 +180,7 @@ static __device__ __forceinline__ void compute_chunk(uint32_t stage, uint32_t h_
   } else {
     wait_products<0>();
   }
-  scale_inputs<T>(stage, steps, 64, lane, x_coarse, x_fine);
+  scale_inputs<T, CHUNK>(stage, steps, 64, lane, x_coarse, x_fine);
   settle(x_coarse), settle(x_fine);
   begin_products();
   products_of_parts<T>(h, x_coarse, x_fine, b + GROUP * SLAB + HALF);
