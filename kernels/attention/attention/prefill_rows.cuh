@@ -11,6 +11,7 @@
 typedef struct row_state {
   float shift[2], sum[2]; /* the power of 2 that weights are relative to; sum of the weights of this thread's columns */
   int lo[2], hi[2];       /* keys seen */
+  bool shifted;           /* all rows of the warp have a shift: it is not -inf */
 } row_state;
 
 static __device__ __forceinline__ float exp2_fast(float x) {
@@ -41,32 +42,71 @@ static __device__ __forceinline__ void hide(float (&s)[N / 2], const row_state &
   }
 }
 
-/* Scores become exponentials, relative to a score that is not far below the largest so far: only when one is more than
- * 2^8 times as heavy does the reference change. rescale is what sums over earlier keys are multiplied with, mostly 1.
- */
+/* Weights are 2^(score - shift), relative to a power of 2 that is near the largest score, as long as it is near: any
+ * common factor drops out in the end. bfloat16 weights have the range of float; float16 ones must stay below 2^15.
+ * MOST: what the weights of a thread may add up to before the shift follows. */
+template <typename T>
+struct weight_range {
+  static constexpr float MOST = std::is_same<T, __nv_bfloat16>::value ? 0x1p40f : 0x1p12f;
+};
+
+/* Scores of a row become weights; returns the sum of this thread's. */
 template <int N>
-static __device__ __forceinline__ void soften(float (&s)[N / 2], row_state &r, float c2, float (&rescale)[2]) {
+static __device__ __forceinline__ float weigh(float (&s)[N / 2], int h, float c2, float shift) {
+  float sum[2] = {0, 0};
+#pragma unroll
+  for (int i = 2 * h; i < N / 2; i += 4) {
+    s[i] = exp2_fast(fmaf(s[i], c2, -shift));
+    s[i + 1] = exp2_fast(fmaf(s[i + 1], c2, -shift));
+    sum[0] += s[i];
+    sum[1] += s[i + 1];
+  }
+  return sum[0] + sum[1];
+}
+
+/* Scores become weights where some row has no shift yet, or has seen nothing but -inf. rescale is what sums over
+ * earlier keys are multiplied with. */
+template <int N>
+static __device__ __forceinline__ void soften_first(float (&s)[N / 2], row_state &r, float c2, float (&rescale)[2]) {
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    float largest = fmaxf(s[2 * h], s[2 * h + 1]), sum[2] = {0, 0};
+    float largest = fmaxf(s[2 * h], s[2 * h + 1]);
 #pragma unroll
     for (int i = 2 * h + 4; i < N / 2; i += 4) largest = fmaxf(largest, fmaxf(s[i], s[i + 1]));
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
     float scaled = largest * c2, old = r.shift[h];
-    bool grew = scaled - old > 8;
-    r.shift[h] = grew ? scaled : old;
-    rescale[h] = grew ? exp2_fast(old - scaled) : 1;
-    float shift = r.shift[h] == -INFINITY ? 0 : r.shift[h];
-#pragma unroll
-    for (int i = 2 * h; i < N / 2; i += 4) {
-      s[i] = exp2_fast(fmaf(s[i], c2, -shift));
-      s[i + 1] = exp2_fast(fmaf(s[i + 1], c2, -shift));
-      sum[0] += s[i];
-      sum[1] += s[i + 1];
-    }
-    r.sum[h] = r.sum[h] * rescale[h] + (sum[0] + sum[1]);
+    bool grew = scaled - old > 8; /* 2^8 times as heavy as what the shift stands for */
+    if (grew) r.shift[h] = scaled;
+    rescale[h] = grew ? exp2_fast(old - r.shift[h]) : 1;
+    float sum = weigh<N>(s, h, c2, r.shift[h] == -INFINITY ? 0 : r.shift[h]);
+    r.sum[h] = r.sum[h] * rescale[h] + sum;
   }
+  r.shifted = __all_sync(0xffffffffu, r.shift[0] > -INFINITY && r.shift[1] > -INFINITY);
+}
+
+/* The same where every row has a shift: without looking for the largest score, which would hold the exponentials up.
+ * The sum tells afterwards whether weights became too large, and they are brought down. A sum that overflowed says that
+ * a score was 2^120 times as heavy as the first ones or more: that row is left to exact_row(). */
+template <typename T, int N>
+static __device__ __forceinline__ void soften_next(float (&s)[N / 2], row_state &r, float c2, float (&rescale)[2]) {
+  float sum[2] = {weigh<N>(s, 0, c2, r.shift[0]), weigh<N>(s, 1, c2, r.shift[1])};
+  rescale[0] = rescale[1] = 1;
+  if (__any_sync(0xffffffffu, fmaxf(sum[0], sum[1]) > weight_range<T>::MOST)) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      float most = fmaxf(sum[h], __shfl_xor_sync(0xffffffffu, sum[h], 1));
+      most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+      float rise = most > weight_range<T>::MOST ? fminf(floorf(log2f(most)), 120) : 0;
+      rescale[h] = exp2_fast(-rise);
+      r.shift[h] += most < INFINITY ? rise : INFINITY;
+      sum[h] *= rescale[h];
+#pragma unroll
+      for (int i = 2 * h; i < N / 2; i += 4) s[i] *= rescale[h], s[i + 1] *= rescale[h];
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < 2; h++) r.sum[h] = r.sum[h] * rescale[h] + sum[h];
 }
 
 template <typename T>
@@ -122,8 +162,7 @@ static __device__ __forceinline__ void finish_rows(const prefill_call &p, const 
     for (int i = 2 * h; i < C::DV / 2; i += 4) spoiled += o[i] * 0 + o[i + 1] * 0;
     bool sees = r.lo[h] < r.hi[h];
     /* Beyond millions a float's spacing makes the shift wrong by more than exponents bear. */
-    redo[h] =
-        (spoiled != 0 && (sum > 0 || !sees)) || (sees && fabsf(r.shift[h]) > 0x1p22f && fabsf(r.shift[h]) < INFINITY);
+    redo[h] = (spoiled != 0 && (sum > 0 || !sees)) || (sees && !(fabsf(r.shift[h]) <= 0x1p22f));
     redo[h] = __shfl_xor_sync(0xffffffffu, redo[h], 1) || redo[h];
     redo[h] = __shfl_xor_sync(0xffffffffu, redo[h], 2) || redo[h];
     if (p.c.sinks) {

@@ -40,7 +40,7 @@ static __device__ __forceinline__ void issue_values(float (&o)[C::DV / 2], uint3
   wgmma_commit();
 }
 
-template <typename C>
+template <typename T, typename C>
 static __device__ __forceinline__ void scores_to_weights(const prefill_call &p, float (&s)[C::N / 2], row_state &r,
                                                          int j, int seen_from, int seen_to, float (&rescale)[2]) {
   if (p.cap_in > 0) {
@@ -49,7 +49,10 @@ static __device__ __forceinline__ void scores_to_weights(const prefill_call &p, 
   }
   bool before = j<seen_from, after = j + C::N> seen_to;
   if (before || after) hide<C::N>(s, r, j, before, after);
-  soften<C::N>(s, r, p.c2, rescale);
+  if (C::LOOK || !r.shifted)
+    soften_first<C::N>(s, r, p.c2, rescale);
+  else
+    soften_next<T, C::N>(s, r, p.c2, rescale);
 }
 
 template <typename T, typename C>
@@ -88,6 +91,7 @@ static __device__ __forceinline__ void rows_begin(const prefill_call &p, const w
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     r.shift[h] = -INFINITY;
+    r.shifted = false;
     r.sum[h] = 0;
     r.lo[h] = r.hi[h] = 0;
     if (warp_row + 8 * h < w.rows) keys_seen(p.c, w.s, query_of(w, warp_row + 8 * h), &r.lo[h], &r.hi[h]);
@@ -133,7 +137,7 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
   hold(s);
   release(&x->k_empty[count % C::STAGES]);
   int j = w.key_first + (w.key_blocks - 1) * C::N;
-  scores_to_weights<C>(p, s, r, j, from, to, rescale);
+  scores_to_weights<T, C>(p, s, r, j, from, to, rescale);
   /* Each turn of the loop begins by waiting for the products that the one before left running beside its exponentials:
    * within one stretch of straight code the assembler would move that wait up, before the exponentials. */
 #pragma unroll 1
@@ -150,7 +154,7 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
     wgmma_wait<1>();
     hold(s);
     release(&x->k_empty[next % C::STAGES]);
-    scores_to_weights<C>(p, s, r, j, from, to, rescale);
+    scores_to_weights<T, C>(p, s, r, j, from, to, rescale);
     count = next;
   }
   settle<T, C>(me, count, s, rescale, o, weights);
@@ -325,7 +329,8 @@ static fk_status choose(fk_context *ctx, const attention_call &c) {
   int d = c.head_size, dv = c.head_size_v, trial = getenv("FK_TRY") ? atoi(getenv("FK_TRY")) : 0;
   if (d <= 64 && dv <= 64 && trial == 1) return launch<T, config<64, 64, 128, 3, 4, false>>(ctx, c);
   if (d <= 128 && d > 96 && dv <= 128 && trial == 1) return launch<T, config<128, 128, 128, 2, 2, false>>(ctx, c);
-  if (d <= 128 && d > 96 && dv <= 128 && trial == 2) return launch<T, config<128, 128, 160, 2>>(ctx, c);
+  if (d <= 128 && d > 96 && dv <= 128 && trial == 2) return launch<T, config<128, 128, 128, 2, 2, true, true>>(ctx, c);
+  if (d <= 64 && dv <= 64 && trial == 2) return launch<T, config<64, 64, 128, 3, 4, true, true>>(ctx, c);
   if (d <= 128 && d > 96 && dv <= 128 && trial == 3) return launch<T, config<128, 128, 176, 2>>(ctx, c);
   if (d <= 64 && dv <= 64) return launch<T, config<64, 64, 128, 3, 4>>(ctx, c);
   if (d <= 96 && dv <= 96) return launch<T, config<96, 96, 128, 2>>(ctx, c);

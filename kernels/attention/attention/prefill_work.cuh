@@ -19,10 +19,10 @@ typedef struct prefill_call {
 
 /* Sizes of a kernel: elements of a key and of a value that are computed, keys per step, consumer warpgroups, steps in
  * shared memory. */
-template <int D_, int DV_, int N_, int CONSUMERS_, int STAGES_ = 2, bool TURNS_ = true>
+template <int D_, int DV_, int N_, int CONSUMERS_, int STAGES_ = 2, bool TURNS_ = true, bool LOOK_ = false>
 struct config {
   static constexpr int D = D_, DV = DV_, N = N_, CONSUMERS = CONSUMERS_, M = 64 * CONSUMERS_, STAGES = STAGES_;
-  static constexpr bool TURNS = TURNS_;
+  static constexpr bool TURNS = TURNS_, LOOK = LOOK_;
   static constexpr int SLABS = (D + 63) / 64, SLABS_V = (DV + 63) / 64, THREADS = 128 * (CONSUMERS + 1);
   static constexpr int Q_SLAB = M * 128, KV_SLAB = N * 128;
   static constexpr int Q_BYTES = Q_SLAB * SLABS, K_BYTES = KV_SLAB * SLABS, V_BYTES = KV_SLAB * SLABS_V;
