@@ -15,7 +15,7 @@ enum {
   EXACT_ROWS = 64, /* up to here every number of rows is measured by itself */
   PROPOSALS = 14,  /* asked of the library for one shape; half as many again without workspace */
   HASH_START = 64,
-  MAX_OPTIONS = 8, /* the choice, and own kernels beside it */
+  MAX_OPTIONS = 32, /* the choice, and own kernels beside it */
 };
 /* Below this a wrong choice costs less than the choosing. */
 static const double worth_flops = 1 << 24;
