@@ -37,14 +37,14 @@ demo: build
 
 test: build
 	@bash tools/setup.sh test
-	@cd build/release && ctest --output-on-failure --no-label-summary
+	@bash tools/test.sh build/release
 
 bench: build
 	@bash tools/demo.sh --full
 
 asan: setup build/asan/build.ninja
 	@cmake --build build/asan -j $(JOBS)
-	@cd build/asan && ctest --output-on-failure --no-label-summary
+	@bash tools/test.sh build/asan
 
 cuda: setup build/cuda/build.ninja
 	@cmake --build build/cuda -j $(JOBS)
