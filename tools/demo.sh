@@ -48,25 +48,47 @@ status=$?
 
 echo
 echo "== Expected verdicts"
-verdicts "$out/results.json" >"$out/verdicts"
 failed=0
-for file in examples/candidates/*.c; do
-  want=$(expected "$file")
-  mapfile -t got < <(awk -F'\t' -v file="$file" '$1 == file {print $2}' "$out/verdicts" | sort -u)
-  bad=0
-  [ ${#got[@]} -gt 0 ] || bad=1
-  if [ "$want" = PASS ]; then
-    for verdict in "${got[@]}"; do [[ " FASTER SAME SLOWER " == *" $verdict "* ]] || bad=1; done
-  else # caught on at least one case
-    caught=0
-    for verdict in "${got[@]}"; do [[ " $want " == *" $verdict "* ]] && caught=1; done
-    [ "$caught" = 1 ] || bad=1
-  fi
-  answer=$([ "$bad" = 0 ] && echo "as expected" || echo "UNEXPECTED, should be $want")
-  printf '%-32s %-24s %s\n' "$(basename "$file")" "${got[*]:-nothing}" "$answer"
-  printf '%-32s %s\n' "" "$(head -n 1 "$file" | sed 's|^/\* *||; s| *\*/$||')"
-  [ "$bad" = 0 ] || failed=1
-done
+
+# Compares the verdicts of a record with what the candidates' first lines promise.
+check() { # record, candidates...
+  local record=$1 file want verdict bad caught answer got
+  shift
+  verdicts "$record" >"$out/verdicts"
+  for file in "$@"; do
+    want=$(expected "$file")
+    mapfile -t got < <(awk -F'\t' -v file="$file" '$1 == file {print $2}' "$out/verdicts" | sort -u)
+    bad=0
+    [ ${#got[@]} -gt 0 ] || bad=1
+    if [ "$want" = PASS ]; then
+      for verdict in "${got[@]}"; do [[ " FASTER SAME SLOWER " == *" $verdict "* ]] || bad=1; done
+    else # caught on at least one case
+      caught=0
+      for verdict in "${got[@]}"; do [[ " $want " == *" $verdict "* ]] && caught=1; done
+      [ "$caught" = 1 ] || bad=1
+    fi
+    answer=$([ "$bad" = 0 ] && echo "as expected" || echo "UNEXPECTED, should be $want")
+    printf '%-32s %-24s %s\n' "$(basename "$file")" "${got[*]:-nothing}" "$answer"
+    printf '%-32s %s\n' "" "$(head -n 1 "$file" | sed 's|^/\* *||; s| *\*/$||')"
+    [ "$bad" = 0 ] || failed=1
+  done
+}
+
+check "$out/results.json" examples/candidates/*.c
+echo
+if nvidia-smi -L >/dev/null 2>&1; then
+  echo "== Judge: the CUDA candidates on the GPU, at the size of a prompt"
+  candidates=()
+  for file in examples/candidates/*.cu; do candidates+=(--candidate "$file"); done
+  "$program" bench --device cuda --cases '{"axes": {"rows": 2048, "hidden_size": 4096}, "dtypes": {"x": "bfloat16"}}' \
+    --rounds 7 --budget 500 "${candidates[@]}" --output "$out/results-gpu.json"
+  status=$?
+  [ "$status" -le 1 ] || exit "$status"
+  echo
+  check "$out/results-gpu.json" examples/candidates/*.cu
+else
+  echo "No GPU here: the CUDA candidates were not judged."
+fi
 echo
 echo "Written: $out/captures.json, $out/results.json"
 exit "$failed"
