@@ -1,6 +1,4 @@
 /* conv2d on the GPU: chooses how (conv.cuh). */
-#include <stdlib.h>
-
 #include "conv.cuh"
 #include "device/cuda/libraries.h"
 
@@ -80,11 +78,13 @@ typedef struct conv_call {
   conv_job job;
 } conv_call;
 
-static fk_status own(fk_context *ctx, const void *self) {
+/* The way that should be best, or with others > 0 another one, where there is another worth trying. */
+static fk_status own(fk_context *ctx, const void *self, int others) {
   const conv_call *c = (const conv_call *)self;
   const conv_job joined = conv_joined(c->job);
-  if (conv_can_wgmma(fk_context_cuda(ctx), c->type, joined)) return conv_wgmma(ctx, c->type, joined);
-  if (conv_can_mma(c->type, joined)) return conv_mma(ctx, c->type, joined);
+  if (conv_can_wgmma(fk_context_cuda(ctx), c->type, joined) && others-- == 0) return conv_wgmma(ctx, c->type, joined);
+  if (conv_can_mma(c->type, joined) && others-- == 0) return conv_mma(ctx, c->type, joined);
+  if (others > 0 || conv_can_mma(c->type, joined)) return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: no other way");
   return conv_direct(ctx, c->type, c->job);
 }
 
@@ -133,11 +133,9 @@ fk_status fk_cuda_conv2d(fk_context *ctx, const fk_conv2d_args *a) {
   if (fk_numel(a->out) == 0) return FK_OK;
   if (!fits_int(a)) return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: expected sides below 2^30");
   conv_call c = {fk_type_of(a->x), job_of(a)};
-  const char *which = getenv("FK_TRY");
-  bool rows = which && *which == '2' && conv_can_depthwise_rows(c.type, c.job);
-  if (!rows && conv_can_depthwise_mma(c.type, c.job)) return conv_depthwise_mma(ctx, c.type, c.job);
+  if (conv_can_depthwise_mma(c.type, c.job)) return conv_depthwise_mma(ctx, c.type, c.job);
   if (conv_can_depthwise_rows(c.type, c.job)) return conv_depthwise_rows(ctx, c.type, c.job);
   if (c.job.channels == 1 && c.job.features == 1) return conv_depthwise(ctx, c.type, c.job);
   if (is_linear(a, c.job)) return as_linear(ctx, a, c.job);
-  return library_can(a, c.job) ? fastest(ctx, &c) : own(ctx, &c);
+  return library_can(a, c.job) ? fastest(ctx, &c) : own(ctx, &c, 0);
 }

@@ -36,7 +36,7 @@ static __device__ __forceinline__ void barrier_begin(uint32_t barrier, int count
 static __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-/* Gives up after a second, once and for all: wrong sums are better to find than a GPU that hangs. */
+/* Gives up after ten seconds, once and for all, and the kernel reports it: better than a GPU that hangs. */
 static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity, bool *lost) {
   uint32_t done = *lost;
   uint64_t since = 0, now;
@@ -51,7 +51,7 @@ static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t p
     if (tries < 64) continue;
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
     if (since == 0) since = now;
-    if (now - since > 1000000000) done = *lost = true;
+    if (now - since > 10000000000ull) done = *lost = true;
   }
 }
 
@@ -198,7 +198,8 @@ static __device__ __forceinline__ void store_rows(const conv_job &j, T *strip, i
 /* Tiles of N columns. */
 template <typename T, int N>
 static __global__ void __launch_bounds__(THREADS, 1)
-    windows_wgmma(conv_job j, const T *weight, int64_t pixel_tiles, int feature_tiles, int64_t tiles, bool packs) {
+    windows_wgmma(conv_job j, const T *weight, int64_t pixel_tiles, int feature_tiles, int64_t tiles, bool packs,
+                  fk_index_check stuck) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int BN = N, STAGE = A_BYTES + BN * BK * 2;
   extern __shared__ uint4 room[];
@@ -238,6 +239,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     }
     asm volatile("cp.async.wait_all;" ::: "memory");
     for (uint32_t s = at < BEHIND ? 0 : at - BEHIND; s < at; s++) announce(full + 8 * (s % STAGES));
+    if (lost) fk_index_ok(stuck, -1, 1);
     return;
   }
   int warp = threadIdx.x / 32 - FETCHERS / 32;
@@ -261,6 +263,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     place p = place_of(j, tile, pixel_tiles, feature_tiles, BN);
     store_rows<T, N>(j, strip, p.first_pixel + warp * 16, p.channel, p.features, packs, c);
   }
+  if (lost) fk_index_ok(stuck, -1, 1);
 #endif
 }
 
@@ -280,7 +283,8 @@ static fk_status launch(fk_context *ctx, fk_type type, const conv_job &j) {
                fk_packs<T>(j.out, j.out_pixel, 0);
   size_t bytes = 1024 + (size_t)STAGES * (A_BYTES + BN * BK * 2) + 8 * STRIP_BYTES;
   return fk_launch_early(ctx, windows_wgmma<T, N>, dim3((unsigned)(tiles < sms ? tiles : sms)), dim3(THREADS), bytes, j,
-                         (const T *)weight, pixel_tiles, (int)feature_tiles, tiles, packs);
+                         (const T *)weight, pixel_tiles, (int)feature_tiles, tiles, packs,
+                         fk_index_checker(ctx, "conv2d: a barrier that was never reached"));
 }
 
 /* Columns of a tile, so that the last round of tiles and the last columns waste the least. */

@@ -1,6 +1,6 @@
 /* Pooling bags of rows, of one table or of several that lie below each other.
  *
- * A team of threads, a warp or, where bags are few, a block, takes a run of bags of one table. Their values are one
+ * A team of threads, a warp or, where bags are long, a block, takes a run of bags of one table. Their values are one
  * stretch of memory, whatever the bags' lengths, and the team's groups of lanes (one lane per pack of a row) share it
  * out in equal parts, several rows in flight each, the next values known before they are needed. A bag that lies within
  * a group's part is stored by that group; of one that reaches into the next parts the sums meet in shared memory and
@@ -335,7 +335,7 @@ static fk_status launch_bags(fk_context *ctx, bag_job *j) {
   j->lanes = 1;
   j->log_lanes = 0;
   while (j->lanes < 32 && j->lanes < j->packs) j->lanes *= 2, j->log_lanes++;
-  bool warps = num_bags >= 16 * sms || j->num_indices < 2 * FK_BAG_STEP * num_bags;
+  bool warps = j->num_indices < 6 * FK_BAG_STEP * num_bags; /* measured: long bags are better off with blocks */
   int teams = warps ? FK_BAG_WARPS : 1; /* of a block */
   j->bags = bags_of_team(j, (FK_BAG_THREADS / teams) >> j->log_lanes, warps ? 16 * sms : 6 * sms);
   j->teams = fk_ceil_div(j->batch, j->bags);

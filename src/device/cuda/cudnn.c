@@ -52,7 +52,7 @@ typedef struct key {
 typedef struct entry {
   struct entry *next;
   key key;
-  int algorithm; /* of the library, or -1: own */
+  int algorithm; /* of the library; -1: own, -2: own's second variant */
   bool measured;
   cudnnTensorDescriptor_t x, out, bias;
   cudnnFilterDescriptor_t filter;
@@ -213,7 +213,7 @@ static entry *entry_of(fk_cudnn *dnn, const fk_cudnn_conv *c) {
   if (!e) return NULL;
   e->key = k;
   e->algorithm = -1;
-  bool described = describe(dnn, e, c);
+  bool described = dnn->library && describe(dnn, e, c);
   for (int i = 0; i < NUM_ALGORITHMS; i++)
     if (!described || dnn->workspace_size(dnn->handle, e->x, e->filter, e->conv, e->out, algorithms[i],
                                           &e->workspace[i]) != CUDNN_STATUS_SUCCESS)
@@ -241,9 +241,8 @@ static fk_status run_library(fk_context *ctx, const fk_cudnn *dnn, const entry *
   return fk_fail(FK_ERROR_UNSUPPORTED, "cuDNN: algorithm %d failed with status %d", i, (int)status);
 }
 
-/* algorithm -1: own. */
 static fk_status run(fk_context *ctx, const fk_cudnn *dnn, const entry *e, const fk_cudnn_conv *c, int algorithm) {
-  return algorithm < 0 ? c->own(ctx, c->self) : run_library(ctx, dnn, e, c, algorithm);
+  return algorithm < 0 ? c->own(ctx, c->self, -1 - algorithm) : run_library(ctx, dnn, e, c, algorithm);
 }
 
 typedef struct stopwatch {
@@ -300,7 +299,8 @@ static void choose(fk_context *ctx, const fk_cudnn *dnn, entry *e, const fk_cudn
   stopwatch k = {0};
   if (start_clock(fk_context_cuda(ctx), &k) == FK_OK) {
     float best = measure(ctx, dnn, e, c, -1, &k);
-    for (int i = 0; i < NUM_ALGORITHMS; i++) {
+    for (int i = -2; i < NUM_ALGORITHMS; i++) {
+      if (i == -1) continue;
       float ms = measure(ctx, dnn, e, c, i, &k);
       if (ms >= best) continue;
       best = ms;
@@ -317,12 +317,11 @@ fk_status fk_cudnn_convolve(fk_context *ctx, const fk_cudnn_conv *c) {
   const char *tune = getenv("FASTKERNELS_TUNE");
   double flops = 2.0 * c->batch * c->out_height * c->out_width * (double)c->out_channels *
                  (double)(c->in_channels / c->groups) * c->kernel_h * c->kernel_w;
-  const char *which = getenv("FK_TRY");
-  if (which && *which == '1') return c->own(ctx, c->self);
-  if (flops < worth_flops || (tune && strcmp(tune, "0") == 0)) return c->own(ctx, c->self);
-  fk_cudnn *dnn = fk_cuda_cudnn(cuda);
+  if (flops < worth_flops || (tune && strcmp(tune, "0") == 0)) return c->own(ctx, c->self, 0);
+  fk_cuda_cudnn(cuda);
+  fk_cudnn *dnn = cuda->cudnn; /* holds the choices even where the library is missing */
   entry *e = dnn ? entry_of(dnn, c) : NULL;
-  if (!e) return c->own(ctx, c->self);
+  if (!e) return c->own(ctx, c->self, 0);
   if (!e->measured && !recording(cuda)) {
     e->measured = true;
     choose(ctx, dnn, e, c);
@@ -342,6 +341,6 @@ void fk_cudnn_version(char *text, size_t size) {
   if (size) *text = '\0';
 }
 fk_status fk_cudnn_convolve(fk_context *ctx, const fk_cudnn_conv *c) {
-  return c->own(ctx, c->self);
+  return c->own(ctx, c->self, 0);
 }
 #endif

@@ -22,8 +22,9 @@ fk_cudnn *fk_cuda_cudnn(fk_cuda *cuda);
 void fk_cudnn_destroy(fk_cudnn *dnn);
 void fk_cudnn_version(char *text, size_t size);
 
-/* A convolution of dense channels-last images. The two functions get `self`: own computes it without the library;
- * weights gives the filters as [out_channels][kernel_h][kernel_w][in_channels / groups], in scratch if need be. */
+/* A convolution of dense channels-last images. The two functions get `self`: own computes it without the library, by
+ * variant 0 or, where it is supported, 1; weights gives the filters as [out_channels][kernel_h][kernel_w][in_channels /
+ * groups], in scratch if need be. */
 typedef struct fk_cudnn_conv {
   fk_type type;
   int batch, height, width, in_channels, out_height, out_width, out_channels;
@@ -31,14 +32,14 @@ typedef struct fk_cudnn_conv {
   const void *x, *bias; /* bias may be NULL */
   void *out;
   const void *self;
-  fk_status (*own)(fk_context *ctx, const void *self);
+  fk_status (*own)(fk_context *ctx, const void *self, int variant);
   fk_status (*weights)(fk_context *ctx, const void *self, const void **weights);
 } fk_cudnn_conv;
 
-/* Computes it by own or by the library. The first call of a shape outside a graph recording measures both, with cold
- * caches, and the faster one is kept as long as the fk_cuda lives; before that, without the library, and with
- * FASTKERNELS_TUNE=0 it is own. Of the library only algorithms that multiply window by window are taken: transforms
- * spread one infinity over its neighbours. */
+/* Computes it by own or by the library. The first call of a shape outside a graph recording measures all ways, with
+ * cold caches, and the fastest one is kept as long as the fk_cuda lives; before that, for small shapes and with
+ * FASTKERNELS_TUNE=0 it is own's variant 0. Of the library only algorithms that multiply window by window are taken:
+ * transforms spread one infinity over its neighbours. */
 fk_status fk_cudnn_convolve(fk_context *ctx, const fk_cudnn_conv *c);
 
 #ifdef __cplusplus
