@@ -230,7 +230,8 @@ static __device__ __forceinline__ void exact_row(const attention_call &c, const 
     if (isnan(largest)) break;
   }
   if (c.sinks) sum = expf(sink_of(c, head) - largest);
-  for (int j = lo; j < hi; j++) {
+  if (isnan(largest)) sum = largest;
+  for (int j = lo; j < hi && !isnan(largest); j++) {
     int64_t row = key_row(c, s, c.k, j, kv_head);
     if (row < 0) continue;
     float p = expf(exact_score(c, q, (const T *)c.k.data + row) - largest);

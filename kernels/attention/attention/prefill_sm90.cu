@@ -3,14 +3,13 @@
  * A block computes tiles of 64 * CONSUMERS queries of one head. Its first warpgroup fetches: queries, keys and values,
  * by tensor loads into a few stages of shared memory. Each other warpgroup owns 64 queries: scores S = Q K^T of the
  * next keys run on the tensor cores while those of the present keys become exponentials P, which stay in registers for
- * O += P V. The warpgroups take turns (named barriers) at giving work to the tensor cores, so that one's exponentials
- * run beside another's products. Formulation: FlashAttention-3 (arXiv 2407.08608).
+ * O += P V. Two warpgroups take turns (named barriers) at giving work to the tensor cores, so that one's exponentials
+ * run beside the other's products; three find a rhythm by themselves. Formulation: FlashAttention-3 (arXiv 2407.08608).
  *
  * Keys are visited from the last one a tile sees to the first. Hidden scores are set to -inf where a step has any.
  * Shared memory that lies beyond a sequence's keys holds other keys or zeros; if those are not finite, exact_row()
  * mends it. */
 #include <cudaTypedefs.h>
-#include <stdlib.h>
 
 #include "cuda_attention.h"
 #include "prefill_rows.cuh"
@@ -49,10 +48,10 @@ static __device__ __forceinline__ void scores_to_weights(const prefill_call &p, 
   }
   bool before = j<seen_from, after = j + C::N> seen_to;
   if (before || after) hide<C::N>(s, r, j, before, after);
-  if (C::LOOK || !r.shifted)
-    soften_first<C::N>(s, r, p.c2, rescale);
-  else
+  if (r.shifted)
     soften_next<T, C::N>(s, r, p.c2, rescale);
+  else
+    soften_first<C::N>(s, r, p.c2, rescale);
 }
 
 template <typename T, typename C>
@@ -326,13 +325,8 @@ static fk_status launch(fk_context *ctx, const attention_call &c) {
 
 template <typename T>
 static fk_status choose(fk_context *ctx, const attention_call &c) {
-  int d = c.head_size, dv = c.head_size_v, trial = getenv("FK_TRY") ? atoi(getenv("FK_TRY")) : 0;
-  if (d <= 64 && dv <= 64 && trial == 1) return launch<T, config<64, 64, 128, 3, 4, false>>(ctx, c);
-  if (d <= 128 && d > 96 && dv <= 128 && trial == 1) return launch<T, config<128, 128, 128, 2, 2, false>>(ctx, c);
-  if (d <= 128 && d > 96 && dv <= 128 && trial == 2) return launch<T, config<128, 128, 128, 2, 2, true, true>>(ctx, c);
-  if (d <= 64 && dv <= 64 && trial == 2) return launch<T, config<64, 64, 128, 3, 4, true, true>>(ctx, c);
-  if (d <= 128 && d > 96 && dv <= 128 && trial == 3) return launch<T, config<128, 128, 176, 2>>(ctx, c);
-  if (d <= 64 && dv <= 64) return launch<T, config<64, 64, 128, 3, 4>>(ctx, c);
+  int d = c.head_size, dv = c.head_size_v;
+  if (d <= 64 && dv <= 64) return launch<T, config<64, 64, 128, 3, 4, false>>(ctx, c);
   if (d <= 96 && dv <= 96) return launch<T, config<96, 96, 128, 2>>(ctx, c);
   if (d <= 128 && dv <= 128) return launch<T, config<128, 128, 128, 2>>(ctx, c);
   if (d <= 192 && dv <= 128) return launch<T, config<192, 128, 128, 2>>(ctx, c);

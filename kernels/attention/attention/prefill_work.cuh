@@ -18,11 +18,11 @@ typedef struct prefill_call {
 } prefill_call;
 
 /* Sizes of a kernel: elements of a key and of a value that are computed, keys per step, consumer warpgroups, steps in
- * shared memory. */
-template <int D_, int DV_, int N_, int CONSUMERS_, int STAGES_ = 2, bool TURNS_ = true, bool LOOK_ = false>
+ * shared memory, whether warpgroups take turns. */
+template <int D_, int DV_, int N_, int CONSUMERS_, int STAGES_ = 2, bool TURNS_ = true>
 struct config {
   static constexpr int D = D_, DV = DV_, N = N_, CONSUMERS = CONSUMERS_, M = 64 * CONSUMERS_, STAGES = STAGES_;
-  static constexpr bool TURNS = TURNS_, LOOK = LOOK_;
+  static constexpr bool TURNS = TURNS_;
   static constexpr int SLABS = (D + 63) / 64, SLABS_V = (DV + 63) / 64, THREADS = 128 * (CONSUMERS + 1);
   static constexpr int Q_SLAB = M * 128, KV_SLAB = N * 128;
   static constexpr int Q_BYTES = Q_SLAB * SLABS, K_BYTES = KV_SLAB * SLABS, V_BYTES = KV_SLAB * SLABS_V;
@@ -31,12 +31,7 @@ struct config {
   static constexpr bool OWN_O = INPUT_BYTES + O_BYTES + 2048 <= 227 * 1024;
   static constexpr int O_AT = OWN_O ? INPUT_BYTES : 0, EXCHANGE_AT = INPUT_BYTES + (OWN_O ? O_BYTES : 0);
   static constexpr int SHARED = EXCHANGE_AT + 1024 + 512; /* 1024: to begin at a multiple of it */
-  static constexpr int LOW_REGISTERS = CONSUMERS == 3 ? 32
-                                       : N > 160      ? 24
-                                                      : 56,
-                       HIGH_REGISTERS = CONSUMERS == 3 ? 160
-                                        : N > 160      ? 240
-                                                       : 224;
+  static constexpr int LOW_REGISTERS = CONSUMERS == 3 ? 32 : 56, HIGH_REGISTERS = CONSUMERS == 3 ? 160 : 224;
 };
 
 #if __CUDA_ARCH_FEAT_SM90_ALL

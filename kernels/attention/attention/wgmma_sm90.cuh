@@ -156,15 +156,11 @@ static __device__ __forceinline__ void set_registers_down() {
 #define REGS40 REGS32 D4
 #define REGS48 REGS40 D5
 #define REGS64 REGS48 D6 D7
-#define REGS80 REGS64 D8 D9
-#define REGS88 REGS64 D8 D9 D10
 #define REGS128 REGS64 D8 D9 D10 D11 D12 D13 D14 D15
 #define OUT32 F8(0), F8(8), F8(16), F8(24)
 #define OUT40 OUT32, F8(32)
 #define OUT48 OUT40, F8(40)
 #define OUT64 OUT48, F8(48), F8(56)
-#define OUT80 OUT64, F8(64), F8(72)
-#define OUT88 OUT64, F8(64), F8(72), F8(80)
 #define OUT128 OUT64, F8(64), F8(72), F8(80), F8(88), F8(96), F8(104), F8(112), F8(120)
 
 /* N columns, R accumulators, operand numbers R, R + 1, ... as P0, P1, ... */
@@ -190,15 +186,9 @@ static __device__ __forceinline__ void set_registers_down() {
 /* d [64, N] = a b^T + (add ? d : 0): a [64, 16] and b [N, 16] in shared memory. */
 template <typename T, int N>
 static __device__ __forceinline__ void product_rows(float (&d)[N / 2], uint64_t a, uint64_t b, int add) {
-  static_assert(N == 80 || N == 96 || N == 128 || N == 160 || N == 176, "a width without its instruction here");
+  static_assert(N == 80 || N == 128, "a width without its instruction here");
   if constexpr (N == 80) {
     PRODUCT(SS, 80, 40, 40, 41, 42)
-  } else if constexpr (N == 96) {
-    PRODUCT(SS, 96, 48, 48, 49, 50)
-  } else if constexpr (N == 160) {
-    PRODUCT(SS, 160, 80, 80, 81, 82)
-  } else if constexpr (N == 176) {
-    PRODUCT(SS, 176, 88, 88, 89, 90)
   } else {
     PRODUCT(SS, 128, 64, 64, 65, 66)
   }
