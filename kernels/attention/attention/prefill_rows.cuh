@@ -119,6 +119,7 @@ static __device__ __forceinline__ uint32_t pair_of(float a, float b) {
   return pair;
 }
 
+/* Where 16-byte piece `piece` of row r of a tile lies among slabs [64 * CONSUMERS][64]. */
 template <typename C>
 static __device__ __forceinline__ char *piece_at(char *slabs, int r, int piece) {
   return slabs + piece / 8 * C::Q_SLAB + r * 128 + ((piece % 8) ^ (r % 8)) * 16;

@@ -4,7 +4,8 @@
  * by tensor loads into a few stages of shared memory. Each other warpgroup owns 64 queries: scores S = Q K^T of the
  * next keys run on the tensor cores while those of the present keys become exponentials P, which stay in registers for
  * O += P V. Two warpgroups take turns (named barriers) at giving work to the tensor cores, so that one's exponentials
- * run beside the other's products; three find a rhythm by themselves. Formulation: FlashAttention-3 (arXiv 2407.08608).
+ * run beside the other's products; three find a rhythm by themselves. Formulation: FlashAttention-3 (arXiv 2407.08608),
+ * but that exponentials do not wait for the largest score of a step (soften_next()).
  *
  * Keys are visited from the last one a tile sees to the first. Hidden scores are set to -inf where a step has any.
  * Shared memory that lies beyond a sequence's keys holds other keys or zeros; if those are not finite, exact_row()
@@ -46,7 +47,8 @@ static __device__ __forceinline__ void scores_to_weights(const prefill_call &p, 
 #pragma unroll
     for (int i = 0; i < C::N / 2; i++) s[i] = tanh_of(s[i] * p.cap_in);
   }
-  bool before = j<seen_from, after = j + C::N> seen_to;
+  bool before = j < seen_from;
+  bool after = j + C::N > seen_to;
   if (before || after) hide<C::N>(s, r, j, before, after);
   if (r.shifted)
     soften_next<T, C::N>(s, r, p.c2, rescale);
@@ -59,8 +61,6 @@ static __device__ __forceinline__ void round_weights(const float (&s)[C::N / 2],
 #pragma unroll
   for (int i = 0; i < C::N / 4; i++) p[i] = pair_of<T>(s[2 * i], s[2 * i + 1]);
 }
-
-/* Where 16-byte piece `piece` of row r of a tile lies among slabs [64 * CONSUMERS][64]. */
 
 typedef struct consumer {
   char *shared;
