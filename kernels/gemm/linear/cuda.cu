@@ -8,43 +8,39 @@ static int skinny_fit(const fk_gemm_args *g, int64_t rows, bool first) {
   return first && g->rows <= rows ? 2 : 1;
 }
 
-#define SKINNY(name, variant, prefetch, rows, first)                           \
+/* bytes: of each weight row, asked for while the kernel before is ending; bulk: by one request a row. What is best
+ * depends on what runs before: measured, alone and in the step. */
+#define SKINNY(name, variant, bytes, bulk, rows, first)                        \
   static int skinny_fit_##name(const fk_cuda *cuda, const fk_gemm_args *g) {   \
     (void)cuda;                                                                \
     return skinny_fit(g, rows, first);                                         \
   }                                                                            \
   static fk_status skinny_run_##name(fk_context *ctx, const fk_gemm_args *g) { \
-    return fk_linear_skinny(ctx, g, variant, prefetch);                        \
+    return fk_linear_skinny(ctx, g, variant, bytes, bulk);                     \
   }
 
+SKINNY(8x8, 0, 2048, false, 8, true)
+SKINNY(8x8_2k, 0, 2048, true, 8, false)
+SKINNY(8x8_4k, 0, 4096, true, 8, false)
+SKINNY(8x8_row, 0, 65536, true, 8, false)
+SKINNY(8x4, 1, 2048, false, 8, false)
+SKINNY(8x4_4k, 1, 4096, true, 8, false)
+SKINNY(16, 2, 2048, false, 16, true)
+SKINNY(16_2k, 2, 2048, true, 16, false)
+SKINNY(16_4k, 2, 4096, true, 16, false)
+SKINNY(16_row, 2, 65536, true, 16, false)
+SKINNY(32, 3, 4096, true, 32, false)
+SKINNY(64, 4, 4096, true, 64, false)
+
+/* ahead: units asked for in the same way. */
 #define STREAM(name, groups, ahead)                                            \
   static fk_status stream_run_##name(fk_context *ctx, const fk_gemm_args *g) { \
     return fk_linear_stream(ctx, g, groups, ahead);                            \
   }
 
-SKINNY(a0, 0, 0, 8, true)
-SKINNY(a1, 0, -2048, 8, false)
-SKINNY(a2, 0, 2048, 8, false)
-SKINNY(a3, 0, 65536, 8, false)
-SKINNY(b0, 1, 0, 8, false)
-SKINNY(b1, 1, -2048, 8, false)
-SKINNY(b2, 1, 2048, 8, false)
-SKINNY(b3, 1, 65536, 8, false)
-SKINNY(c0, 2, 0, 16, true)
-SKINNY(c1, 2, -2048, 16, false)
-SKINNY(c2, 2, 2048, 16, false)
-SKINNY(c3, 2, 65536, 16, false)
-SKINNY(d1, 3, -2048, 32, false)
-SKINNY(d3, 3, 65536, 32, false)
-SKINNY(e1, 4, -2048, 64, false)
-SKINNY(e3, 4, 65536, 64, false)
-SKINNY(f0, 5, 0, 8, false)
-SKINNY(f2, 5, 2048, 8, false)
-SKINNY(f3, 5, 65536, 8, false)
-STREAM(a, 2, 8)
-STREAM(b, 2, 64)
-STREAM(c, 1, 16)
-STREAM(d, 1, 128)
+STREAM(128, 2, 8)
+STREAM(64, 1, 16)
+STREAM(64_32, 1, 32)
 
 static int rows_fit(const fk_cuda *cuda, const fk_gemm_args *g) {
   (void)cuda;
@@ -69,34 +65,26 @@ static fk_status tile_run(fk_context *ctx, const fk_gemm_args *g) {
   return fk_linear_tile(ctx, g, &x, &out);
 }
 
-#define S(name) \
-  { #name, skinny_fit_##name, skinny_run_##name }
-#define R(name) \
-  { "st_" #name, fk_linear_stream_fit, stream_run_##name }
+#define NAMED_SKINNY(name) \
+  { "skinny_" #name, skinny_fit_##name, skinny_run_##name }
+#define NAMED_STREAM(name) \
+  { "stream_" #name, fk_linear_stream_fit, stream_run_##name }
 static const fk_gemm_kernel kernels[] = {
-    S(a0),
-    S(a1),
-    S(a2),
-    S(a3),
-    S(b0),
-    S(b1),
-    S(b2),
-    S(b3),
-    S(c0),
-    S(c1),
-    S(c2),
-    S(c3),
-    S(d1),
-    S(d3),
-    S(e1),
-    S(e3),
-    S(f0),
-    S(f2),
-    S(f3),
-    R(a),
-    R(b),
-    R(c),
-    R(d),
+    NAMED_SKINNY(8x8),
+    NAMED_SKINNY(8x8_2k),
+    NAMED_SKINNY(8x8_4k),
+    NAMED_SKINNY(8x8_row),
+    NAMED_SKINNY(8x4),
+    NAMED_SKINNY(8x4_4k),
+    NAMED_SKINNY(16),
+    NAMED_SKINNY(16_2k),
+    NAMED_SKINNY(16_4k),
+    NAMED_SKINNY(16_row),
+    NAMED_SKINNY(32),
+    NAMED_SKINNY(64),
+    NAMED_STREAM(128),
+    NAMED_STREAM(64),
+    NAMED_STREAM(64_32),
     {"rows_f32", rows_fit, fk_linear_rows},
     {"tile", tile_fit, tile_run},
 };

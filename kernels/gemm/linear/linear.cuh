@@ -9,7 +9,7 @@
 
 /* Weights straight from memory into tensor-core operands, for few rows of 16-bit x (skinny.cu). */
 int fk_linear_skinny_fit(const fk_gemm_args *g);
-fk_status fk_linear_skinny(fk_context *ctx, const fk_gemm_args *g, int variant, int prefetch);
+fk_status fk_linear_skinny(fk_context *ctx, const fk_gemm_args *g, int variant, int prefetch, bool bulk);
 
 /* One to eight rows of float32 x (rows.cu). */
 int fk_linear_rows_fit(const fk_gemm_args *g);

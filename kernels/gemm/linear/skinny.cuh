@@ -63,15 +63,16 @@ static __device__ __forceinline__ void fk_skinny_slice(float (&d)[4], const uint
 /* The first bytes of each weight row into L2, and no further: right also where the previous kernel still writes them.
  * Bulk requests, where there are such, do not stand in the way of loads. */
 template <typename T, int ROWS>
-static __device__ __forceinline__ void fk_skinny_prefetch(const T *weight, int64_t n0, const fk_gemm_args &p,
-                                                          int bytes) {
+static __device__ __forceinline__ void fk_skinny_prefetch(const T *weight, int64_t n0, const fk_gemm_args &p, int bytes,
+                                                          bool bulk) {
 #if __CUDA_ARCH__ >= 900
-  int64_t n = n0 + threadIdx.x, row = p.depth * (int64_t)sizeof(T);
-  uint32_t size = (uint32_t)(bytes < row ? bytes : row);
-  if (bytes > 0 && threadIdx.x < ROWS && n < p.features)
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(weight + n * p.ldw), "r"(size) : "memory");
-  if (bytes >= 0) return;
-  bytes = -bytes;
+  if (bulk) {
+    int64_t n = n0 + threadIdx.x, row = p.depth * (int64_t)sizeof(T);
+    uint32_t size = (uint32_t)(bytes < row ? bytes : row); /* of sixteens, as bytes and rows that are read in packs */
+    if (threadIdx.x < ROWS && n < p.features)
+      asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(weight + n * p.ldw), "r"(size) : "memory");
+    return;
+  }
 #endif
   int lines = bytes / 128;
   for (int i = (int)threadIdx.x; i < ROWS * lines; i += (int)blockDim.x) {
@@ -96,7 +97,7 @@ static __device__ __forceinline__ float fk_skinny_scale(const fk_gemm_args &p, i
  * rows of x in eights. BLOCKS: a scale per 128 of depth, for each row of x and each 128 features; UNROLL slices are
  * then whole blocks. */
 template <typename T, int MT, int NT, int WARPS, int UNROLL, int PER_SM, bool BLOCKS>
-static __global__ void __launch_bounds__(32 * WARPS, PER_SM) fk_skinny(fk_gemm_args p, int prefetch) {
+static __global__ void __launch_bounds__(32 * WARPS, PER_SM) fk_skinny(fk_gemm_args p, int prefetch, bool bulk) {
   constexpr int PITCH = 16 * MT + 4; /* keeps the lanes of a store in different banks */
   constexpr int LANE = 16 / (int)sizeof(T), SLICE = 4 * LANE;
   __shared__ float partial[WARPS][8 * NT][PITCH];
@@ -117,7 +118,7 @@ static __global__ void __launch_bounds__(32 * WARPS, PER_SM) fk_skinny(fk_gemm_a
     present[j] = m0 + 8 * j + g < p.rows;
     xr[j] = x + (present[j] ? m0 + 8 * j + g : 0) * p.ldx + LANE * t;
   }
-  fk_skinny_prefetch<T, 16 * MT>(weight, n0, p, prefetch);
+  fk_skinny_prefetch<T, 16 * MT>(weight, n0, p, prefetch, bulk);
   fk_wait_previous();
   fk_let_next_start();
   const uint4 zero = make_uint4(0, 0, 0, 0);
@@ -203,10 +204,10 @@ static __global__ void __launch_bounds__(32 * WARPS, PER_SM) fk_skinny(fk_gemm_a
 }
 
 template <typename T, int MT, int NT, int WARPS, int UNROLL, int PER_SM, bool BLOCKS>
-static fk_status fk_skinny_launch(fk_context *ctx, const fk_gemm_args *p, int prefetch) {
+static fk_status fk_skinny_launch(fk_context *ctx, const fk_gemm_args *p, int prefetch, bool bulk) {
   dim3 grid((unsigned)fk_ceil_div(p->features, 16 * MT), (unsigned)fk_ceil_div(p->rows, 8 * NT));
   return fk_launch_early(ctx, fk_skinny<T, MT, NT, WARPS, UNROLL, PER_SM, BLOCKS>, grid, dim3(32 * WARPS), 0, *p,
-                         prefetch);
+                         prefetch, bulk);
 }
 
 /* Whether rows can be read 16 bytes at a time. */

@@ -41,7 +41,7 @@ typedef struct entry {
   fk_gemm_product *product;
   choice options[MAX_OPTIONS];
   int num_options, selected;
-  char report[512];
+  char report[80]; /* of the measurement */
 } entry;
 
 struct fk_gemm_table {
@@ -53,7 +53,7 @@ struct fk_gemm_table {
   fk_gemm_meter meter;
   const entry *last;
   unsigned *flags;
-  char text[640];
+  char text[192];
 };
 
 /* One call on its way. */
@@ -220,20 +220,19 @@ static fk_status run_candidate(void *self, int candidate, const fk_gemm_args *g)
   return status;
 }
 
-/* "skinny_16 10.1, cublaslt 11.3, ...": the own kernels and the library's best, the fastest first. */
+/* "10.06 us; cublaslt 11.34 us": the fastest, and the first of the other kind, own or of the library. */
 static void report(const contest *t, const fk_gemm_time *times, int count, char *text, size_t size) {
-  bool library = false;
-  size_t used = 0;
-  for (int i = 0; i < count; i++) {
-    const fk_gemm_kernel *own = t->list[times[i].candidate].own;
-    if (!own && library) continue;
-    int n = snprintf(text + used, size - used, "%s%s %.2f", used ? ", " : "", own ? own->name : "cublaslt",
-                     times[i].microseconds);
-    if (n < 0 || (size_t)n >= size - used) break;
-    used += (size_t)n;
-    library = library || !own;
+  const fk_gemm_kernel *first = t->list[times[0].candidate].own, *own = NULL;
+  int rival = 1;
+  for (; rival < count; rival++) {
+    own = t->list[times[rival].candidate].own;
+    if (!own != !first) break;
   }
-  text[used] = '\0';
+  if (rival < count)
+    snprintf(text, size, "%.2f us; %s %.2f us", times[0].microseconds, own ? own->name : "cublaslt",
+             times[rival].microseconds);
+  else
+    snprintf(text, size, "%.2f us", times[0].microseconds);
 }
 
 static bool measure_all(const call *c, entry *e) {
@@ -321,7 +320,7 @@ const char *fk_cuda_gemm_choice(const fk_cuda *cuda) {
   const choice *by = &t->last->choice;
   char algo[96] = "";
   if (!by->own) fk_gemm_library_text(cuda->cublaslt, &by->algo, algo, sizeof algo);
-  snprintf(t->text, sizeof t->text, "%s%s%s", by->own ? by->own->name : algo, *t->last->report ? ": " : "",
+  snprintf(t->text, sizeof t->text, "%s%s%s", by->own ? by->own->name : algo, *t->last->report ? " " : "",
            t->last->report);
   return t->text;
 }
