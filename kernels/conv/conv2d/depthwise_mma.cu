@@ -89,30 +89,48 @@ typedef struct tile {
   int left;                 /* channels from first on */
 } tile;
 
-/* Eight channels of a pixel of x; zeros outside. */
-template <typename T>
-static __device__ __forceinline__ uint4 pixel_at(const conv_job &j, const tile &t, int image, int y, int x, int pack) {
-  bool seen = (unsigned)y < (unsigned)j.height && (unsigned)x < (unsigned)j.width && pack * 8 < t.left &&
-              t.image + image < j.batch;
-  if (!seen) return make_uint4(0, 0, 0, 0);
-  const T *from = (const T *)j.x + (t.image + image) * j.x_batch + y * j.x_row + x * j.x_pixel + t.first + pack * 8;
-  return *(const uint4 *)from;
-}
-
+/* A thread has a pack of a pair of columns, and goes down the rows of all images: pointers move by adding. */
 template <typename T, typename L>
 static __device__ __forceinline__ void fill_planes(const conv_job &j, const tile &t, uint16_t *room) {
-#pragma unroll 3
-  for (int i = threadIdx.x; i < L::images * L::rows * L::pairs * PACKS; i += THREADS) {
-    int pack = i % PACKS, pair = i / PACKS, line = pair / L::pairs, column = (pair - line * L::pairs) * 2;
-    int image = line / L::rows, row = line - image * L::rows;
-    int y = t.oy - j.padding_h + row, x = t.ox - j.padding_w + column;
-    uint4 a = pixel_at<T>(j, t, image, y, x, pack), b = pixel_at<T>(j, t, image, y, x + 1, pack);
-    const uint32_t left[4] = {a.x, a.y, a.z, a.w}, right[4] = {b.x, b.y, b.z, b.w};
-    uint32_t *to = (uint32_t *)(room + pack * L::plane + image * L::image + row * L::pitch + column);
+  constexpr int ACROSS = L::pairs * PACKS, DOWN = THREADS / ACROSS, BATCH = 4;
+  int column = threadIdx.x % ACROSS, row = threadIdx.x / ACROSS, pack = column % PACKS, image = 0;
+  if (row >= DOWN) return;
+  column = column / PACKS * 2;
+  int x = t.ox - j.padding_w + column, top = t.oy - j.padding_h;
+  bool whole = pack * 8 < t.left;
+  bool left_seen = whole && (unsigned)x < (unsigned)j.width,
+       right_seen = whole && (unsigned)(x + 1) < (unsigned)j.width;
+  const T *from = (const T *)j.x + t.image * j.x_batch + (top + row) * j.x_row + x * j.x_pixel + t.first + pack * 8;
+  uint32_t *to = (uint32_t *)(room + pack * L::plane + row * L::pitch + column);
+  for (int line = row; line < L::images * L::rows; line += BATCH * DOWN) {
+    uint4 left[BATCH], right[BATCH];
+    uint32_t *place[BATCH];
 #pragma unroll
-    for (int e = 0; e < 4; e++) {
-      to[(2 * e) * PACKS * (L::plane / 2)] = __byte_perm(left[e], right[e], 0x5410);
-      to[(2 * e + 1) * PACKS * (L::plane / 2)] = __byte_perm(left[e], right[e], 0x7632);
+    for (int b = 0; b < BATCH; b++) {
+      bool seen = (unsigned)(top + row) < (unsigned)j.height && t.image + image < j.batch && image < L::images;
+      left[b] = seen && left_seen ? *(const uint4 *)from : make_uint4(0, 0, 0, 0);
+      right[b] = seen && right_seen ? *(const uint4 *)(from + j.x_pixel) : make_uint4(0, 0, 0, 0);
+      place[b] = to;
+      from += DOWN * j.x_row;
+      to += DOWN * (L::pitch / 2);
+      row += DOWN;
+      if (row >= L::rows) { /* on to the next image */
+        row -= L::rows;
+        image++;
+        from += j.x_batch - L::rows * j.x_row;
+        to += (L::image - L::rows * L::pitch) / 2;
+      }
+    }
+#pragma unroll
+    for (int b = 0; b < BATCH; b++) {
+      if (line + b * DOWN >= L::images * L::rows) break;
+      const uint32_t low[4] = {left[b].x, left[b].y, left[b].z, left[b].w};
+      const uint32_t high[4] = {right[b].x, right[b].y, right[b].z, right[b].w};
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        place[b][(2 * e) * PACKS * (L::plane / 2)] = __byte_perm(low[e], high[e], 0x5410);
+        place[b][(2 * e + 1) * PACKS * (L::plane / 2)] = __byte_perm(low[e], high[e], 0x7632);
+      }
     }
   }
 }
@@ -196,15 +214,23 @@ static __device__ __forceinline__ void write_tile(const conv_job &j, const tile 
       *(uint2 *)(room + (y * L::out_row + x) * OUT_PIXEL + warp * 4) = make_uint2(words[0][p][e], words[1][p][e]);
     }
   __syncthreads();
-  int part = threadIdx.x % PACKS;
-  if (part * 8 >= t.left) return;
-  T *out = (T *)j.out + t.image * j.out_batch + t.first + part * 8;
+  constexpr int ACROSS = L::width * PACKS, FIT = THREADS / ACROSS, DOWN = FIT < L::height ? FIT : L::height;
+  int part = threadIdx.x % PACKS, x = threadIdx.x % ACROSS / PACKS, row = threadIdx.x / ACROSS, image = 0;
+  if (row >= DOWN || part * 8 >= t.left || t.ox + x >= j.out_width) return;
+  T *out =
+      (T *)j.out + t.image * j.out_batch + (t.oy + row) * j.out_row + (t.ox + x) * j.out_pixel + t.first + part * 8;
+  const uint16_t *from = room + (row * L::out_row + x) * OUT_PIXEL + part * 8;
 #pragma unroll 4
-  for (int i = threadIdx.x / PACKS; i < L::images * L::height * L::width; i += THREADS / PACKS) {
-    int line = i / L::width, x = i % L::width, image = line / L::height, y = line - image * L::height;
-    if (t.oy + y >= j.out_height || t.ox + x >= j.out_width || t.image + image >= j.batch) continue;
-    *(uint4 *)(out + image * j.out_batch + (t.oy + y) * j.out_row + (t.ox + x) * j.out_pixel) =
-        *(const uint4 *)(room + (line * L::out_row + x) * OUT_PIXEL + part * 8);
+  for (int line = row; line < L::images * L::height; line += DOWN) {
+    if (t.oy + row < j.out_height && t.image + image < j.batch) *(uint4 *)out = *(const uint4 *)from;
+    from += DOWN * L::out_row * OUT_PIXEL;
+    out += DOWN * j.out_row;
+    row += DOWN;
+    if (row >= L::height) { /* on to the next image */
+      row -= L::height;
+      image++;
+      out += j.out_batch - L::height * j.out_row;
+    }
   }
 }
 
