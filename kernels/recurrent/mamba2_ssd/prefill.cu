@@ -4,19 +4,18 @@
  *   y_t = exp(total_t) h C_t + sum over s <= t of (C_t . B_s) exp(total_t - total_s) dt_s x_s,
  *   h  <- exp(total_last) h + sum over s of exp(total_last - total_s) dt_s x_s B_s^T
  * (the state-space duality of arXiv 2405.21060). All products run on the tensor cores. The state stays in float32, in
- * the registers of all warps, from the first chunk to the last, and is rounded only as a factor of y. What is added to
- * it is a product of B, exact, and of scaled x in two 16-bit parts, which together hold as much as the sum can show.
- * While a chunk is computed, the next one is fetched and its sums are made.
+ * the registers of all warps, from the first chunk to the last. Factors that are not inputs go to the tensor cores in
+ * two 16-bit parts: scaled x, whose product with B is added to the state; the state, as a factor of y; weights of the
+ * sum. So the state is as exact as float32 sums are, and y is rounded once. While a chunk is computed, the next one is
+ * fetched and its sums are made.
  *
  * A warp computes 16 tokens of y and 16 rows of half of the state. Early tokens see few others: tiles are dealt so that
  * two warps that share a scheduler have equal work.
  *
  * Where something is not finite, a product in a chunk spreads it to tokens that it does not concern: the block then
  * goes through its sequence once more, token by token. The state in memory is as it was until the end. */
-#include <stdlib.h>
-
+#include "prefill.cuh"
 #include "prefill.h"
-#include "prefill_sm90.cuh"
 
 /* ---- Fetching -------------------------------------------------------------------------------------------- */
 
@@ -194,28 +193,8 @@ static __device__ __forceinline__ float one_chunk(const ssd_job &j, const block_
   return nothing;
 }
 
-#if __CUDA_ARCH_FEAT_SM90_ALL
-/* The same for a warp of warpgroup GROUP. */
-template <typename T, int GROUP>
-static __device__ __forceinline__ float one_chunk_sm90(const ssd_job &j, const block_work &w, const chunk_place &p,
-                                                       float skip, int lane, float (&h)[8][4]) {
-  int warp = threadIdx.x / 32;
-  float y[8][4];
-  T raw[4];
-  if (GROUP == 0 && p.more && warp == 0) fetch_steps<T, 4>(j, w, p.start + CHUNK, raw);
-  compute_chunk<T, GROUP>(p.base + p.stage, p.base + p.state, p.now, skip, lane, h, y);
-  float nothing =
-      store_outputs<T, CHUNK>(j, w, p.shared + p.stage + layout<128>::X + layout<128>::BC, p.start, warp * 16, lane, y);
-  if (GROUP == 0 && p.more && warp == 0) make_steps<T, 4>(j, w, p.start + CHUNK, raw, p.next);
-  wait_products<0>();
-  settle(h);
-  unscale<T, 128>(p.now, h);
-  return nothing;
-}
-#endif
-
 /* Goes through all chunks; false when something was not finite, and then the state in memory is untouched. */
-template <typename T, int N, bool SM90>
+template <typename T, int N>
 static __device__ __forceinline__ bool scan_chunks(const ssd_job &j, const block_work &w, int stages, char *shared) {
   int warp = __shfl_sync(0xffffffffu, (int)threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   chunk_place p = {shared, (uint32_t)__cvta_generic_to_shared(shared)};
@@ -243,25 +222,20 @@ static __device__ __forceinline__ bool scan_chunks(const ssd_job &j, const block
       fetch_chunk<T, N>(j, w, p.start, p.base);
     }
     wait_for_copies();
-    if (SM90) show_to_products();
     if (__syncthreads_or(nothing != 0)) return false;
     p.more = p.start + CHUNK < w.q.tokens;
     p.stage = stages == 1 ? 0 : turn * layout<N>::STAGE;
     p.now = &steps[turn], p.next = &steps[turn ^ 1];
     if (p.more && stages == 2) fetch_chunk<T, N>(j, w, p.start + CHUNK, p.base + (turn ^ 1) * layout<N>::STAGE);
-#if __CUDA_ARCH_FEAT_SM90_ALL
-    if constexpr (SM90) {
-      if (warp < 4)
-        nothing = one_chunk_sm90<T, 0>(j, w, p, skip, lane, h);
-      else
-        nothing = one_chunk_sm90<T, 1>(j, w, p, skip, lane, h);
-    }
-#endif
-    if constexpr (!SM90) nothing = one_chunk<T, N>(j, w, p, skip, lane, h);
+    nothing = one_chunk<T, N>(j, w, p, skip, lane, h);
     if (!p.more) break;
     __syncthreads(); /* all have used the state */
     nothing += share_state<T, N>(shared + p.state, lane, h);
   }
+#pragma unroll
+  for (int n = 0; n < N / 16; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) nothing = fmaf(h[n][i], 0, nothing);
   if (__syncthreads_or(nothing != 0)) return false;
 #pragma unroll
   for (int n = 0; n < N / 16; n++)
@@ -270,17 +244,16 @@ static __device__ __forceinline__ bool scan_chunks(const ssd_job &j, const block
   return true;
 }
 
-template <typename T, int N, bool SM90>
+template <typename T, int N>
 static __global__ void __launch_bounds__(THREADS, 1)
     ssd_chunks(const __grid_constant__ ssd_job j, int shortest, bool every, int stages) {
-  extern __shared__ char raw_shared[];
-  char *shared = raw_shared + (1024 - __cvta_generic_to_shared(raw_shared) % 1024) % 1024;
+  extern __shared__ __align__(128) char shared[];
   constexpr int LANES = N / 4, LANE_ROWS = 32 / LANES * 8;
   fk_wait_previous();
   fk_let_next_start();
   block_work w;
   if (!find_work(j, shortest, every, &w)) return;
-  if (scan_chunks<T, N, SM90>(j, w, stages, shared)) return;
+  if (scan_chunks<T, N>(j, w, stages, shared)) return;
   int row = threadIdx.x / 32 * LANE_ROWS;
   if (row < DIM) scan_rows<T, LANES, 1, true>(j, w.q, w.head, w.row + row + threadIdx.x % 32 / LANES * 8);
 }
@@ -310,12 +283,7 @@ static fk_status launch(fk_context *ctx, const ssd_job *j, int shortest) {
                    j->heads);
   dim3 grid((unsigned)blocks), block(THREADS);
   size_t shared = (size_t)(j->size == 64 ? layout<64>::shared(stages) : layout<128>::shared(stages));
-  int trial = getenv("FK_TRY") ? atoi(getenv("FK_TRY")) : 0;
-  if (trial == 0 && ssd_prefill_sm90_fits(ctx, j))
-    return ssd_prefill_sm90(ctx, j, std::is_same<T, __half>::value ? FK_F16 : FK_BF16, blocks, shortest,
-                            seqs == j->num_seqs);
-  void (*kernel)(ssd_job, int, bool, int) = j->size == 64 ? ssd_chunks<T, 64, false> : ssd_chunks<T, 128, false>;
-  if (j->size == 128 && fk_context_cuda(ctx)->compute_capability == 90 && trial != 2) kernel = ssd_chunks<T, 128, true>;
+  void (*kernel)(ssd_job, int, bool, int) = j->size == 64 ? ssd_chunks<T, 64> : ssd_chunks<T, 128>;
   return fk_launch_early(ctx, kernel, grid, block, shared, *j, shortest, seqs == j->num_seqs, stages);
 }
 

@@ -21,7 +21,7 @@ template <int N>
 struct layout {
   static constexpr int X = CHUNK * DIM * 2, BC = CHUNK * N * 2, STAGE = X + 2 * BC, H = DIM * N * 2; /* H: one part */
   static constexpr int shared(int stages) {
-    return stages * STAGE + 2 * H + 2 * (int)sizeof(chunk_steps) + 1024; /* begins at a multiple of 1024 */
+    return stages * STAGE + 2 * H + 2 * (int)sizeof(chunk_steps);
   }
 };
 
@@ -124,13 +124,6 @@ static __device__ __forceinline__ void copy_piece(uint32_t to, const void *from,
 }
 static __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
-/* What ordinary instructions wrote to shared memory is there for products that read it by themselves. */
-static __device__ __forceinline__ void show_to_products() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
 }
 
 /* What a block computes: rows [row, row + DIM) of a head. */
@@ -276,20 +269,4 @@ static __device__ __forceinline__ void unscale(const chunk_steps *steps, float (
 #pragma unroll
       for (int i = 0; i < 4; i++) h[n][i] *= back;
   }
-}
-
-/* The state as share_state() does, all 128 columns of rows [16 * warp, 16 * warp + 16). */
-template <typename T>
-static __device__ __forceinline__ float share_rows(char *h_tile, int warp, int lane, const float (&h)[2][8][4]) {
-  float nothing = 0;
-#pragma unroll
-  for (int n = 0; n < 16; n++)
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      const float *pair = &h[n / 8][n % 8][2 * i];
-      char *to = h_tile + at_piece<DIM>(warp * 16 + lane / 4 + 8 * i, n) + lane % 4 * 4;
-      nothing = fmaf(pair[0], 0, fmaf(pair[1], 0, nothing));
-      in_two_parts<T>(pair[0], pair[1], (uint32_t *)to, (uint32_t *)(to + layout<128>::H));
-    }
-  return nothing;
 }
