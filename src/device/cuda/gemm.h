@@ -3,12 +3,12 @@
  *   out[rows, features] = x[rows, depth] weight[features, depth]^T (+ bias[features])
  *
  * Candidates are the own kernels that the caller lists and the algorithms that cuBLASLt's heuristic proposes. Outside a
- * graph recording, the first product of a shape runs every candidate on the actual tensors, with cold caches, and keeps
- * the fastest; the choice is remembered in memory and in a file per GPU, driver and version of cuBLASLt
- * ($FASTKERNELS_CACHE, else $XDG_CACHE_HOME/fastkernels, else ~/.cache/fastkernels). While a graph is recorded nothing
- * can be measured: a shape that was not met before takes the first choice unmeasured. FASTKERNELS_TUNE=0 never measures
- * and reads no file. FASTKERNELS_GEMM=<name> takes one own kernel, or the first proposal of "cublaslt",
- * wherever it can be used: for tests.
+ * graph recording, the first product of a shape times every candidate (gemm_measure.h) and keeps the fastest; the
+ * choice is remembered in memory and in a file per GPU, driver and version of cuBLASLt ($FASTKERNELS_CACHE, else
+ * $XDG_CACHE_HOME/fastkernels, else ~/.cache/fastkernels). While a graph is recorded nothing can be measured: a shape
+ * that was not met before takes the first choice unmeasured. FASTKERNELS_TUNE=0 never measures and reads no file.
+ * FASTKERNELS_GEMM=<name> takes one own kernel, or the first proposal of "cublaslt", wherever it can be used: for
+ * tests.
  *
  * Up to 64 rows each number of rows is a shape of its own: a decode step has a fixed batch, and one tile more or less
  * shows. Above, rows that round up to the same quarter of a power of two share a choice: prompts come in all lengths.
