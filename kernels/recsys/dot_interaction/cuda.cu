@@ -172,7 +172,7 @@ static __device__ __noinline__ void pairs_slow(const pair_job &j, int64_t sample
     }
 }
 
-static __global__ void __launch_bounds__(THREADS, 4) pairs_f32(const __grid_constant__ pair_job j) {
+static __global__ void __launch_bounds__(THREADS, 3) pairs_f32(const __grid_constant__ pair_job j) {
   extern __shared__ uint4 room[];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   int64_t first = (int64_t)blockIdx.x * WARPS, sample = first + warp;
@@ -183,15 +183,15 @@ static __global__ void __launch_bounds__(THREADS, 4) pairs_f32(const __grid_cons
     const float *row[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) row[i] = g + 8 * i < j.vectors ? vector_at<float>(j, sample, g + 8 * i) : NULL;
-    for (int k = 4 * t; k - 4 * t < j.dim; k += 32) {
-      float4 x[2][4];
+    for (int k = 4 * t; k - 4 * t < j.dim; k += 64) {
+      float4 x[4][4]; /* 16 loads under way */
 #pragma unroll
-      for (int q = 0; q < 2; q++)
+      for (int q = 0; q < 4; q++)
 #pragma unroll
         for (int i = 0; i < 4; i++)
           x[q][i] = row[i] && k + 16 * q < j.dim ? *(const float4 *)(row[i] + k + 16 * q) : make_float4(0, 0, 0, 0);
 #pragma unroll
-      for (int q = 0; q < 2; q++) multiply_parts(main, rest, x[q]);
+      for (int q = 0; q < 4; q++) multiply_parts(main, rest, x[q]);
     }
     const float *dense = vector_at<float>(j, sample, 0);
     for (int i = lane; i < j.dim; i += 32) line[i] = dense[i];
