@@ -336,7 +336,7 @@ static fk_status launch_bags(fk_context *ctx, bag_job *j) {
   j->log_lanes = 0;
   while (j->lanes < 32 && j->lanes < j->packs) j->lanes *= 2, j->log_lanes++;
   bool warps = j->num_indices < 6 * FK_BAG_STEP * num_bags; /* measured: long bags are better off with blocks */
-  int teams = warps ? FK_BAG_WARPS : 1; /* of a block */
+  int teams = warps ? FK_BAG_WARPS : 1;                     /* of a block */
   j->bags = bags_of_team(j, (FK_BAG_THREADS / teams) >> j->log_lanes, warps ? 16 * sms : 6 * sms);
   j->teams = fk_ceil_div(j->batch, j->bags);
   dim3 grid((unsigned)fk_ceil_div(j->num_tables * j->teams, teams), (unsigned)fk_ceil_div(j->packs, j->lanes));
