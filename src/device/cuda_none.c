@@ -130,6 +130,22 @@ fk_status fk_cuda_timer_elapsed(fk_cuda *cuda, fk_cuda_timer *timer, double *mil
   (void)cuda, (void)timer, (void)milliseconds;
   return none();
 }
+fk_status fk_cuda_unique_id(char id[FK_CUDA_ID_BYTES]) {
+  (void)id;
+  return none();
+}
+fk_status fk_cuda_join(fk_cuda *cuda, const char *id, int rank, int world_size, int64_t *comm) {
+  (void)cuda, (void)id, (void)rank, (void)world_size;
+  *comm = 0;
+  return none();
+}
+fk_status fk_cuda_barrier(fk_cuda *cuda, int64_t comm) {
+  (void)cuda, (void)comm;
+  return none();
+}
+void fk_cuda_leave(fk_cuda *cuda, int64_t comm) {
+  (void)cuda, (void)comm;
+}
 void fk_cuda_timer_destroy(fk_cuda_timer *timer) {
   (void)timer;
 }

@@ -7,6 +7,7 @@
 
 #include "device/cuda/gemm.h"
 #include "device/cuda/libraries.h"
+#include "device/cuda/nccl.h"
 
 enum { STAGING_BYTES = 64 << 20, QUARTER = STAGING_BYTES / FK_STAGING_QUARTERS, STAGING_ALIGN = 256, PIECE = 1 << 20 };
 
@@ -121,6 +122,7 @@ void fk_cuda_destroy(fk_cuda *cuda) {
   fk_gemm_table_destroy(cuda->gemms, cuda->cublaslt);
   fk_cublaslt_destroy(cuda->cublaslt);
   fk_cudnn_destroy(cuda->cudnn);
+  fk_nccl_destroy(cuda->nccl);
   for (int i = 0; i < FK_STAGING_QUARTERS; i++)
     if (cuda->quarter_done[i]) cudaEventDestroy(cuda->quarter_done[i]);
   if (cuda->staging) cudaFreeHost(cuda->staging);

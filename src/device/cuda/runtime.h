@@ -36,6 +36,7 @@ struct fk_cuda {
   bool capturing;
   struct fk_cublaslt *cublaslt; /* made when first used */
   struct fk_cudnn *cudnn;
+  struct fk_nccl *nccl;
   bool cublaslt_tried;
   struct fk_gemm_table *gemms; /* gemm.h: which algorithm computes which shape */
 };
