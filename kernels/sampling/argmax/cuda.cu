@@ -1,13 +1,12 @@
-/* argmax on the GPU: a row is cut into chunks, a block finds the best entry of one. Where there are several, a cluster
- * has the row, if there are clusters and it is not too long for one; else a warp finds the best of them. Whole packs
- * are compared first, without their columns; only lanes that hold the largest value of their warp look for its column.
- * The order of entries is total, so the winner does not depend on who compares first.
+/* argmax on the GPU: a row is cut into chunks, a block finds the best entry of one; where there are several, a warp
+ * finds the best of them. Whole packs are compared first, without their columns; only lanes that hold the largest value
+ * of their warp look for its column. The order of entries is total, so the winner does not depend on who compares
+ * first.
  */
-#include "device/cuda/cluster.cuh"
 #include "device/cuda/order.cuh"
 #include "tasks/argmax.h"
 
-enum { THREADS = 128, ELEMENTS = 32, CHUNK = THREADS * ELEMENTS, CLUSTER = 8, CLUSTER_THREADS = 512 };
+enum { THREADS = 128, ELEMENTS = 32, CHUNK = THREADS * ELEMENTS };
 
 /* What a block works on. best holds one entry per chunk; a row of one chunk goes straight to out. */
 typedef struct argmax_args {
@@ -18,19 +17,13 @@ typedef struct argmax_args {
   int64_t *out;
 } argmax_args;
 
-/* The best entry of the block, for thread 0, from the best of each warp. */
-static __device__ __forceinline__ fk_entry best_of_block(fk_entry e) {
-  __shared__ fk_entry partial[32];
+/* e is the best entry of a warp. */
+static __device__ __forceinline__ void finish_chunk(const argmax_args &a, int64_t row, fk_entry e) {
+  __shared__ fk_entry partial[THREADS / 32];
   if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = e;
   __syncthreads();
-  if (threadIdx.x > 0) return 0;
-  for (int w = 1; w < (int)blockDim.x / 32; w++) e = partial[w] > e ? partial[w] : e;
-  return e;
-}
-
-static __device__ __forceinline__ void finish_chunk(const argmax_args &a, int64_t row, fk_entry e) {
-  e = best_of_block(e);
   if (threadIdx.x > 0) return;
+  for (int w = 1; w < THREADS / 32; w++) e = partial[w] > e ? partial[w] : e;
   if (a.chunks > 1)
     a.best[blockIdx.x] = e;
   else
@@ -45,7 +38,7 @@ static __device__ __forceinline__ uint32_t first_of(const uint4 (&kept)[ELEMENTS
   uint32_t column = UINT32_MAX;
 #pragma unroll
   for (int k = ELEMENTS / N - 1; k >= 0; k--) {
-    int at = (k * (int)blockDim.x + (int)threadIdx.x) * N;
+    int at = (k * THREADS + (int)threadIdx.x) * N;
     if (at >= end || fk_order_of(fk_max_of_pack<T>(kept[k])) != order) continue;
     float v[N];
     fk_unpack<T>(kept[k], v);
@@ -56,55 +49,31 @@ static __device__ __forceinline__ uint32_t first_of(const uint4 (&kept)[ELEMENTS
   return column;
 }
 
-/* The best entry of a warp among `end` columns of a block, the first of which is `start`. */
 template <typename T>
-static __device__ __forceinline__ fk_entry best_of_warp(const T *from, int end, int64_t start) {
+static __global__ void __launch_bounds__(THREADS) argmax_packed(const __grid_constant__ argmax_args a) {
   constexpr int N = fk_pack<T>::size;
+  int64_t row = blockIdx.x / (unsigned)a.chunks, start = (blockIdx.x - row * a.chunks) * CHUNK;
+  int end = (int)(a.columns - start < CHUNK ? a.columns - start : CHUNK);
+  fk_wait_previous();
+  const T *from = (const T *)a.x + fk_row_offset(a.x_rows, row) + start;
   uint4 kept[ELEMENTS / N];
 #pragma unroll
   for (int k = 0; k < ELEMENTS / N; k++) {
-    int at = (k * (int)blockDim.x + (int)threadIdx.x) * N;
+    int at = (k * THREADS + (int)threadIdx.x) * N;
     if (at < end) kept[k] = fk_load_raw(from + at);
   }
   fk_let_next_start();
   uint32_t order = 0;
 #pragma unroll
   for (int k = 0; k < ELEMENTS / N; k++) {
-    if ((k * (int)blockDim.x + (int)threadIdx.x) * N >= end) continue;
+    if ((k * THREADS + (int)threadIdx.x) * N >= end) continue;
     uint32_t o = fk_order_of(fk_max_of_pack<T>(kept[k]));
     order = o > order ? o : order;
   }
   uint32_t best = __reduce_max_sync(0xffffffffu, order);
   uint32_t column = best && order == best ? first_of<T>(kept, end, best) : UINT32_MAX;
   column = __reduce_min_sync(0xffffffffu, column);
-  return best ? fk_entry_of(best, start + column) : 0;
-}
-
-template <typename T>
-static __global__ void __launch_bounds__(THREADS) argmax_packed(const __grid_constant__ argmax_args a) {
-  int64_t row = blockIdx.x / (unsigned)a.chunks, start = (blockIdx.x - row * a.chunks) * CHUNK;
-  int end = (int)(a.columns - start < CHUNK ? a.columns - start : CHUNK);
-  fk_wait_previous();
-  const T *from = (const T *)a.x + fk_row_offset(a.x_rows, row) + start;
-  finish_chunk(a, row, best_of_warp(from, end, start));
-}
-
-/* A cluster per row, each block has `share` columns. */
-template <typename T>
-static __global__ void __launch_bounds__(CLUSTER_THREADS)
-    argmax_cluster(const __grid_constant__ argmax_args a, int share) {
-  __shared__ uint64_t own;
-  int64_t row = blockIdx.x / CLUSTER, start = (int64_t)(blockIdx.x % CLUSTER) * share, left = a.columns - start;
-  int end = left < 0 ? 0 : left < share ? (int)left : share;
-  fk_wait_previous();
-  fk_entry e = best_of_block(best_of_warp((const T *)a.x + fk_row_offset(a.x_rows, row) + start, end, start));
-  if (threadIdx.x == 0) own = e;
-  fk_cluster_sync();
-  if (blockIdx.x % CLUSTER == 0 && threadIdx.x < 32) {
-    e = fk_warp_max_entry(threadIdx.x < CLUSTER ? fk_cluster_load(&own, threadIdx.x) : 0);
-    if (threadIdx.x == 0) a.out[row] = fk_entry_column(e);
-  }
-  fk_cluster_sync(); /* nobody leaves while it is read */
+  finish_chunk(a, row, best ? fk_entry_of(best, start + column) : 0);
 }
 
 /* Rows that cannot be read in packs. */
@@ -143,15 +112,11 @@ static fk_status launch(fk_context *ctx, const fk_argmax_args *t) {
   if (a.columns >> 32 || rows * a.chunks > INT32_MAX)
     return fk_fail(FK_ERROR_UNSUPPORTED, "argmax: cuda: %lld rows of %lld columns are too many", (long long)rows,
                    (long long)a.columns);
-  bool packed = fk_packs_rows<T>(a.x, a.x_rows) && a.columns % fk_pack<T>::size == 0;
-  int64_t share = fk_ceil_div(fk_ceil_div(a.columns, CLUSTER), 256) * 256;
-  if (packed && a.chunks > CLUSTER && share <= CLUSTER_THREADS * ELEMENTS && fk_has_clusters(ctx))
-    return fk_launch_clusters(ctx, CLUSTER, argmax_cluster<T>, dim3((unsigned)(rows * CLUSTER)), dim3(CLUSTER_THREADS),
-                              a, (int)share);
   if (a.chunks > 1) {
     a.best = (fk_entry *)fk_scratch(ctx, (size_t)(rows * a.chunks) * sizeof *a.best);
     if (!a.best) return FK_ERROR_MEMORY;
   }
+  bool packed = fk_packs_rows<T>(a.x, a.x_rows) && a.columns % fk_pack<T>::size == 0;
   fk_status status = fk_launch_early(ctx, packed ? argmax_packed<T> : argmax_any<T>, dim3((unsigned)(rows * a.chunks)),
                                      dim3(THREADS), 0, a);
   if (status != FK_OK || a.chunks == 1) return status;
