@@ -8,8 +8,6 @@
  * shared memory, STAGES deep, and nothing but the end of an item (where warps share a head) makes warps wait for each
  * other. bfloat16 and float16 use the tensor cores: the rows of an item (queries times the heads of a group) fill the
  * 16 rows of a multiplication. float32 uses ordinary arithmetic. */
-#include <stdlib.h>
-
 #include "decode_math.cuh"
 
 enum { COMBINE_THREADS = 128 };
@@ -380,12 +378,6 @@ static int log2_of(int x) {
  * side in memory, which argues for many; few long sequences leave too few items to combine in parallel. */
 static int heads_for(const decode_call &c, int warps) {
   int heads = 1;
-  const char *try_heads = getenv("FK_TRY");
-  if (try_heads && atoi(try_heads) > 0) {
-    int most = atoi(try_heads) == 1 ? 1 : atoi(try_heads) == 2 ? 2 : 8;
-    while (heads < warps && heads < most && c.kv_heads % (2 * heads) == 0) heads *= 2;
-    return heads;
-  }
   while (heads < warps && c.kv_heads % (2 * heads) == 0 && (int64_t)c.num_seqs * (c.kv_heads / (2 * heads)) >= 16)
     heads *= 2;
   return heads;
