@@ -11,18 +11,6 @@
 enum { WORKSPACE_BYTES = 64 << 20 };
 
 static const char *const names[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
-static const char *const folders[] = {"lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"};
-
-static void *open_in(const char *toolkit) {
-  char path[1024];
-  for (size_t f = 0; f < sizeof folders / sizeof *folders; f++)
-    for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
-      int length = snprintf(path, sizeof path, "%s/%s/%s", toolkit, folders[f], names[n]);
-      void *library = length < (int)sizeof path ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
-      if (library) return library;
-    }
-  return NULL;
-}
 
 /* Where the dynamic loader looks, then in the toolkits of this machine. */
 static void *open_library(void) {
@@ -31,7 +19,7 @@ static void *open_library(void) {
   for (size_t n = 0; n < sizeof names / sizeof *names && !library; n++)
     library = dlopen(names[n], RTLD_NOW | RTLD_LOCAL);
   for (size_t t = 0; t < sizeof toolkits / sizeof *toolkits && !library; t++)
-    if (toolkits[t] && *toolkits[t]) library = open_in(toolkits[t]);
+    library = fk_library_open_in(toolkits[t], names, sizeof names / sizeof *names, RTLD_NOW | RTLD_LOCAL);
   if (!library)
     fk_fail(FK_ERROR_NOT_FOUND,
             "cuBLASLt: none of %s, %s, %s on LD_LIBRARY_PATH or in the loader's folders, nor in lib64, lib or "
@@ -41,20 +29,12 @@ static void *open_library(void) {
   return library;
 }
 
-/* ISO C has no cast from object to function pointer; POSIX gives the bits. */
-static bool find(void *library, const char *symbol, void *function) {
-  void *address = dlsym(library, symbol);
-  memcpy(function, &address, sizeof address);
-  if (!address) fk_fail(FK_ERROR_NOT_FOUND, "cuBLASLt: the library has no %s", symbol);
-  return address != NULL;
-}
-
 static fk_cublaslt *load(void) {
   fk_cublaslt *lt = calloc(1, sizeof *lt);
   if (!lt) return NULL;
   lt->library = open_library();
   bool ok = lt->library != NULL;
-#define FIND(symbol, name) ok = ok && find(lt->library, #symbol, &lt->name);
+#define FIND(symbol, name) ok = ok && fk_library_find(lt->library, "cuBLASLt", #symbol, &lt->name);
   FK_CUBLASLT_FUNCTIONS(FIND)
 #undef FIND
   if (ok) {

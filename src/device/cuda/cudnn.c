@@ -75,20 +75,12 @@ struct fk_cudnn {
 
 static void *open_library(void) {
   static const char *const names[] = {"libcudnn.so.9", "libcudnn.so"};
-  static const char *const folders[] = {"lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"};
   const char *toolkits[] = {getenv("CUDNN_PATH"), getenv("CUDA_HOME"), getenv("CUDA_PATH"), "/usr/local/cuda"};
-  char path[1024];
   for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
     void *library = dlopen(names[n], RTLD_NOW | RTLD_LOCAL);
+    for (size_t t = 0; t < sizeof toolkits / sizeof *toolkits && !library; t++)
+      library = fk_library_open_in(toolkits[t], &names[n], 1, RTLD_NOW | RTLD_LOCAL);
     if (library) return library;
-    for (size_t i = 0; i < sizeof toolkits / sizeof *toolkits * (sizeof folders / sizeof *folders); i++) {
-      const char *toolkit = toolkits[i / (sizeof folders / sizeof *folders)];
-      const char *folder = folders[i % (sizeof folders / sizeof *folders)];
-      if (!toolkit || !*toolkit) continue;
-      if (snprintf(path, sizeof path, "%s/%s/%s", toolkit, folder, names[n]) >= (int)sizeof path) continue;
-      library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-      if (library) return library;
-    }
   }
   fk_fail(FK_ERROR_NOT_FOUND,
           "cuDNN: no libcudnn.so.9 where the loader looks, nor in $CUDNN_PATH, $CUDA_HOME, "
@@ -96,18 +88,10 @@ static void *open_library(void) {
   return NULL;
 }
 
-/* ISO C has no cast from object to function pointer; POSIX gives the bits. */
-static bool find(void *library, const char *symbol, void *function) {
-  void *address = dlsym(library, symbol);
-  memcpy(function, &address, sizeof address);
-  if (!address) fk_fail(FK_ERROR_NOT_FOUND, "cuDNN: the library has no %s", symbol);
-  return address != NULL;
-}
-
 static bool load(fk_cudnn *dnn) {
   void *library = open_library();
   bool ok = library != NULL;
-#define FIND(symbol, name) ok = ok && find(library, #symbol, &dnn->name);
+#define FIND(symbol, name) ok = ok && fk_library_find(library, "cuDNN", #symbol, &dnn->name);
   FUNCTIONS(FIND)
 #undef FIND
   if (ok) dnn->library = library;

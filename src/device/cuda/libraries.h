@@ -42,6 +42,13 @@ typedef struct fk_cudnn_conv {
  * transforms spread one infinity over its neighbours. */
 fk_status fk_cudnn_convolve(fk_context *ctx, const fk_cudnn_conv *c);
 
+/* The first of the names that a toolkit's library folders have, folder by folder; NULL when there is none, or no
+ * toolkit (NULL or ""). mode is dlopen's. */
+void *fk_library_open_in(const char *toolkit, const char *const *names, size_t count, int mode);
+
+/* Stores the address of a library's function at *function. False with the error set, naming what, when it has none. */
+bool fk_library_find(void *library, const char *what, const char *symbol, void *function);
+
 #ifdef __cplusplus
 }
 #endif

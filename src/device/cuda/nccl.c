@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/context.h"
+#include "device/cuda/libraries.h"
 
 #if __has_include(<nccl.h>)
 #include <nccl.h>
@@ -44,19 +45,14 @@ static void set(const char *name, const char *value, bool always) {
 }
 
 static void *open_library(void) {
-  static const char *const folders[] = {"lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"};
+  static const char *const name = "libnccl.so.2";
   const char *toolkits[] = {getenv("CUDA_HOME"), getenv("CUDA_PATH"), "/usr/local/cuda", "/opt/cuda"};
-  char path[1024];
   set("NCCL_NVLS_ENABLE", "0", true);      /* multicast can put GPUs that others share out of service */
   set("NCCL_RUNTIME_CONNECT", "0", false); /* connect when the group is joined, not within some later call */
   set("NCCL_GRAPH_REGISTER", "0", false);  /* a recorded buffer may be freed before NCCL has let go of it */
-  void *library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_GLOBAL);
+  void *library = dlopen(name, RTLD_NOW | RTLD_GLOBAL);
   for (size_t t = 0; t < sizeof toolkits / sizeof *toolkits && !library; t++)
-    for (size_t f = 0; f < sizeof folders / sizeof *folders && !library; f++) {
-      if (!toolkits[t] || !*toolkits[t]) continue;
-      int length = snprintf(path, sizeof path, "%s/%s/libnccl.so.2", toolkits[t], folders[f]);
-      if (length < (int)sizeof path) library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-    }
+    library = fk_library_open_in(toolkits[t], &name, 1, RTLD_NOW | RTLD_GLOBAL);
   if (!library)
     fk_fail(FK_ERROR_NOT_FOUND,
             "NCCL: no libnccl.so.2 where the loader looks, nor in lib64, lib or targets/*/lib of $CUDA_HOME, "
@@ -64,18 +60,10 @@ static void *open_library(void) {
   return library;
 }
 
-/* ISO C has no cast from object to function pointer; POSIX gives the bits. */
-static bool find(void *library, const char *symbol, void *function) {
-  void *address = dlsym(library, symbol);
-  memcpy(function, &address, sizeof address);
-  if (!address) fk_fail(FK_ERROR_NOT_FOUND, "NCCL: the library has no %s", symbol);
-  return address != NULL;
-}
-
 static fk_status load(fk_nccl *nccl) {
   void *library = open_library();
   bool ok = library != NULL;
-#define FIND(symbol, name) ok = ok && find(library, #symbol, &nccl->name);
+#define FIND(symbol, name) ok = ok && fk_library_find(library, "NCCL", #symbol, &nccl->name);
   FUNCTIONS(FIND)
 #undef FIND
   return ok ? FK_OK : FK_ERROR_NOT_FOUND;
