@@ -56,22 +56,12 @@ fk_status fk_subset_make(const fk_plan *plan, int64_t count, uint64_t seed, fk_s
   return fk_plan_make(&subset->c, &subset->plan);
 }
 
-/* Byte offset of the element at logical index i of a tensor of any strides. */
-static uint64_t offset_of(const fk_plan_tensor *t, int64_t i) {
-  int64_t offset = 0;
-  for (int32_t d = t->ndim - 1; d >= 0; d--) {
-    offset += i % t->shape[d] * t->strides[d];
-    i /= t->shape[d];
-  }
-  return (uint64_t)(offset * (int64_t)(fk_type_bits(t->type) / 8));
-}
-
 static void copy_elements(const fk_plan_tensor *from, int64_t start, const char *full, const fk_plan_tensor *to,
                           int64_t at, char *base, int64_t n) {
   size_t size = fk_type_bits(to->type) / 8;
   int64_t run = from->ndim && from->strides[from->ndim - 1] == 1 ? from->shape[from->ndim - 1] : 1;
   for (int64_t k = 0; k < n; k += run)
-    memcpy(base + to->data + (size_t)(at + k) * size, full + from->data + offset_of(from, start + k),
+    memcpy(base + to->data + (size_t)(at + k) * size, full + from->data + fk_plan_offset(from, start + k),
            (size_t)run * size);
 }
 

@@ -109,8 +109,7 @@ static void generate(const filler *f, const float_rule *rule, uint64_t key, int6
   }
 }
 
-/* Byte offset of a logical element from the tensor's first (whole-byte dtypes). */
-static int64_t element_offset(const fk_plan_tensor *t, int64_t index) {
+int64_t fk_plan_offset(const fk_plan_tensor *t, int64_t index) {
   int64_t offset = 0;
   for (int32_t i = t->ndim - 1; i >= 0; i--) {
     offset += index % t->shape[i] * t->strides[i];
@@ -148,7 +147,7 @@ static void fill_floats(const filler *f, int i) {
     generate(f, &rule, key, start, n, buffer);
     char *to = f->base + t->data;
     /* Sub-byte tensors are contiguous, and chunks start on whole bytes. */
-    to += fk_type_bits(t->type) < 8 ? (int64_t)fk_type_bytes(t->type, start) : element_offset(t, start);
+    to += fk_type_bits(t->type) < 8 ? (int64_t)fk_type_bytes(t->type, start) : fk_plan_offset(t, start);
     fk_convert_row(t->type, to, FK_F64, buffer, n);
   }
 }
@@ -167,7 +166,7 @@ static void spoil(const filler *f, int i) {
     for (uint64_t k = 0; k <= (bits >> 8 & 1); k++) {
       uint64_t more = fk_random(key + k + 1, (uint64_t)r);
       int64_t column = (int64_t)fk_below(more, (uint64_t)last);
-      fk_store_f64(t->type, f->base + t->data + element_offset(t, r * last + column), 0, bad[(more + k) % 3]);
+      fk_store_f64(t->type, f->base + t->data + fk_plan_offset(t, r * last + column), 0, bad[(more + k) % 3]);
     }
   }
 }
@@ -176,12 +175,12 @@ static void spoil(const filler *f, int i) {
 
 static void store(const filler *f, int i, int64_t index, int64_t value) {
   const fk_plan_tensor *t = &f->plan->tensors[i];
-  fk_store_i64(t->type, f->base + t->data + element_offset(t, index), 0, value);
+  fk_store_i64(t->type, f->base + t->data + fk_plan_offset(t, index), 0, value);
 }
 
 static int64_t load(const filler *f, int i, int64_t index) {
   const fk_plan_tensor *t = &f->plan->tensors[i];
-  return fk_load_i64(t->type, f->base + t->data + element_offset(t, index), 0);
+  return fk_load_i64(t->type, f->base + t->data + fk_plan_offset(t, index), 0);
 }
 
 static fk_status bad_values(const filler *f, int i, const char *why) {
@@ -307,7 +306,7 @@ static void poison(const filler *f, int i) {
   if (size == 0) return; /* sub-byte: the noise of the whole buffer is its poison */
   for (int64_t k = 0; k < numel; k++) {
     uint64_t bits = poison_bits(t->type, fk_random(key, (uint64_t)k));
-    memcpy(f->base + t->data + element_offset(t, k), &bits, size);
+    memcpy(f->base + t->data + fk_plan_offset(t, k), &bits, size);
   }
 }
 
@@ -320,7 +319,7 @@ int64_t fk_plan_unwritten(const fk_plan *plan, const void *base, int arg, uint64
   int64_t numel = numel_of(t), left = 0;
   for (int64_t k = 0; k < numel; k++) {
     uint64_t bits = poison_bits(t->type, fk_random(key, (uint64_t)k));
-    left += memcmp((const char *)base + t->data + element_offset(t, k), &bits, size) == 0;
+    left += memcmp((const char *)base + t->data + fk_plan_offset(t, k), &bits, size) == 0;
   }
   return left;
 }

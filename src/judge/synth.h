@@ -70,6 +70,9 @@ fk_status fk_plan_fill_integers(const fk_plan *plan, void *base, uint64_t seed);
 /* Descriptors of the call over base. base NULL: without data, for meta. The plan must outlive the frame. */
 void fk_plan_frame(const fk_plan *plan, void *base, fk_frame *frame);
 
+/* Byte offset of a logical element from the tensor's first one; only of dtypes of whole bytes. */
+int64_t fk_plan_offset(const fk_plan_tensor *t, int64_t index);
+
 /* Hash of what the call must leave alone in an argument's region: all of it for an unwritten tensor; else its red zones
  * and the gaps between its rows (tensors whose rows are out of order in memory: only the red zones). */
 uint64_t fk_plan_guard(const fk_plan *plan, const void *base, int arg);
