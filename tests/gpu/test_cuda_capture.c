@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "engine/simulate.h"
-#include "io/safetensors.h"
+#include "model_files.h"
 
 enum { SKIPPED = 77 };
 
@@ -125,16 +125,8 @@ static void check_sequences(const char *folder) {
 /* ---- forward() ------------------------------------------------------------------------------------------- */
 
 static fk_status run_file(fk_context *ctx, const fk_model *model, const fk_safetensors *file) {
-  fk_tensors inputs = {0}, outputs = {0};
-  for (size_t i = 0; i < fk_safetensors_count(file); i++) {
-    const fk_stored *s = fk_safetensors_at(file, i);
-    if (strncmp(s->name, "in.", 3) != 0) continue;
-    fk_type type = fk_type_is_float(s->type) ? model->dtype : s->type;
-    fk_tensor *t = fk_host_shape(ctx, type, s->shape, s->ndim);
-    if (!t) return FK_ERROR_MEMORY;
-    FK_TRY(fk_safetensors_read(s, type, t->data));
-    FK_TRY(fk_tensors_put(&inputs, s->name + 3, t));
-  }
+  fk_tensors inputs, outputs = {0};
+  FK_TRY(read_model_inputs(ctx, model, file, &inputs));
   return fk_model_forward(ctx, model, &inputs, &outputs);
 }
 

@@ -16,7 +16,7 @@
 #include "core/convert.h"
 #include "engine/cache.h"
 #include "engine/decode_graph.h"
-#include "io/safetensors.h"
+#include "model_files.h"
 
 enum { SKIPPED = 77, CHILD_SECONDS = 300, BLOCK = 16 };
 
@@ -49,37 +49,7 @@ static const char *source_dir(void) {
   return access(FK_SOURCE_DIR "/tests/golden/fixtures", R_OK) == 0 ? FK_SOURCE_DIR : ".";
 }
 
-static double relative_error(fk_type at, const void *a, fk_type bt, const void *b, int64_t rows, int64_t n,
-                             const fk_stored *mask) {
-  double difference = 0, size = 0;
-  for (int64_t r = 0; r < rows; r++) {
-    if (mask && fk_load_i64(mask->type, mask->data, r) == 0) continue;
-    for (int64_t i = r * n; i < (r + 1) * n; i++) {
-      double x = fk_load_f64(at, a, i), y = fk_load_f64(bt, b, i);
-      difference += (x - y) * (x - y);
-      size += y * y;
-    }
-  }
-  double error = sqrt(difference / size);
-  return error >= 0 ? error : HUGE_VAL;
-}
-
 /* ---- Golden outputs -------------------------------------------------------------------------------------- */
-
-/* Floats in the model's dtype, as its users would pass them. */
-static fk_status read_inputs(fk_context *ctx, const fk_model *model, const fk_safetensors *file, fk_tensors *inputs) {
-  *inputs = (fk_tensors){0};
-  for (size_t i = 0; i < fk_safetensors_count(file); i++) {
-    const fk_stored *s = fk_safetensors_at(file, i);
-    if (strncmp(s->name, "in.", 3) != 0) continue;
-    fk_type type = fk_type_is_float(s->type) ? model->dtype : s->type;
-    fk_tensor *t = fk_host_shape(ctx, type, s->shape, s->ndim);
-    if (!t) return FK_ERROR_MEMORY;
-    FK_TRY(fk_safetensors_read(s, type, t->data));
-    FK_TRY(fk_tensors_put(inputs, s->name + 3, t));
-  }
-  return FK_OK;
-}
 
 /* In causal models the rows of padding mean nothing in the reference. */
 static void check_output(const fk_model *model, const fk_safetensors *file, const fk_stored *expected,
@@ -91,8 +61,8 @@ static void check_output(const fk_model *model, const fk_safetensors *file, cons
   }
   const fk_stored *mask = model->class->sequence ? fk_safetensors_find(file, "in.attention_mask") : NULL;
   int64_t rows = mask ? got->shape[0] * got->shape[1] : 1;
-  double error = relative_error(fk_type_of(got), fk_data(got), expected->type, expected->data, rows,
-                                rows ? fk_numel(got) / rows : 0, mask);
+  double error = row_error(fk_type_of(got), fk_data(got), expected->type, expected->data, rows,
+                           rows ? fk_numel(got) / rows : 0, mask);
   if (!(error <= limit)) complain("%s: %s: relative error %g, at most %g allowed", path, expected->name, error, limit);
   if (error > *worst) *worst = error;
 }
@@ -102,7 +72,7 @@ static int check_file(fk_context *ctx, const fk_model *model, const char *path, 
   fk_tensors inputs, outputs = {0};
   int compared = 0;
   if (!ok(fk_safetensors_open(path, &file), path)) return 0;
-  fk_status status = read_inputs(ctx, model, file, &inputs);
+  fk_status status = read_model_inputs(ctx, model, file, &inputs);
   if (!status) status = fk_model_forward(ctx, model, &inputs, &outputs);
   for (size_t i = 0; ok(status, path) && i < fk_safetensors_count(file); i++) {
     const fk_stored *expected = fk_safetensors_at(file, i);
@@ -212,7 +182,7 @@ static void random_weights(const char *name) {
       out[i] = outputs.items[0].tensor;
   }
   if (out[0] && out[1]) {
-    double error = relative_error(FK_F32, fk_data(out[1]), FK_F32, fk_data(out[0]), 1, fk_numel(out[0]), NULL);
+    double error = row_error(FK_F32, fk_data(out[1]), FK_F32, fk_data(out[0]), 1, fk_numel(out[0]), NULL);
     printf("random weights, cuda against cpu: relative error %.2e\n", error);
     if (!(error <= 1e-5)) complain("random weights differ between devices: relative error %g", error);
   }
@@ -298,8 +268,8 @@ static void check_rows(const char *what, const fk_tensor *a, int64_t from, int64
                        double limit) {
   if (!a || !b) return;
   fk_type type = fk_type_of(a);
-  double error = relative_error(type, (const char *)fk_data(a) + fk_type_bytes(type, from * VOCAB), fk_type_of(b),
-                                (const char *)fk_data(b) + fk_type_bytes(fk_type_of(b), at * VOCAB), n, VOCAB, NULL);
+  double error = row_error(type, (const char *)fk_data(a) + fk_type_bytes(type, from * VOCAB), fk_type_of(b),
+                           (const char *)fk_data(b) + fk_type_bytes(fk_type_of(b), at * VOCAB), n, VOCAB, NULL);
   if (!(error <= limit)) complain("%s: relative error %g, at most %g allowed", what, error, limit);
 }
 

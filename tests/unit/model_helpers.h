@@ -2,13 +2,13 @@
 #ifndef FK_TESTS_MODEL_HELPERS_H
 #define FK_TESTS_MODEL_HELPERS_H
 
-#include <math.h>
 #include <stdlib.h>
 
 #include "core/convert.h"
 #include "core_helpers.h"
 #include "engine/model.h"
 #include "io/safetensors.h"
+#include "model_files.h"
 
 #define LLAMA_FIXTURES FK_SOURCE_DIR "/tests/golden/fixtures/llama/"
 
@@ -42,22 +42,6 @@ static inline void read_inputs(fk_context *ctx, const fk_safetensors *file, fk_t
     assert_ok(fk_safetensors_read(s, s->type, t->data));
     assert_ok(fk_tensors_put(inputs, s->name + 3, t));
   }
-}
-
-/* Relative RMS difference of rows of n elements, over the rows whose mask (NULL: all) is not 0. NaN counts as wrong. */
-static inline double row_error(fk_type at, const void *a, fk_type bt, const void *b, int64_t rows, int64_t n,
-                               const fk_stored *mask) {
-  double difference = 0, size = 0;
-  for (int64_t r = 0; r < rows; r++) {
-    if (mask && fk_load_i64(mask->type, mask->data, r) == 0) continue;
-    for (int64_t i = r * n; i < (r + 1) * n; i++) {
-      double x = fk_load_f64(at, a, i), y = fk_load_f64(bt, b, i);
-      difference += (x - y) * (x - y);
-      size += y * y;
-    }
-  }
-  double error = sqrt(difference / size);
-  return error >= 0 ? error : HUGE_VAL;
 }
 
 static inline double tensor_error(const fk_tensor *a, const fk_tensor *b) {
