@@ -20,6 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
+from quiet import wait_for_quiet  # noqa: E402
+
 now = time.thread_time if os.environ.get("BENCH_CLOCK") == "cpu" else time.perf_counter
 
 TOUCHED = 1 << 30  # bytes of rows looked up before a batch of bags is repeated
@@ -78,22 +80,6 @@ def peer(task, numbers, dtype):
         return x
 
     return cross
-
-
-def processor_ticks():
-    ticks = [int(word) for word in open("/proc/stat").readline().split()[1:9]]
-    return sum(ticks), ticks[3] + ticks[4]
-
-
-def wait_for_quiet(seconds=4):
-    """Waits until nothing else runs, or for so long: a neighbour takes a thread's core, and the others wait for it."""
-    end = time.monotonic() + (0 if os.environ.get("BENCH_CLOCK") == "cpu" else seconds)
-    while os.path.exists("/proc/stat") and time.monotonic() < end:
-        all_before, idle_before = processor_ticks()
-        time.sleep(0.05)
-        all_after, idle_after = processor_ticks()
-        if idle_after - idle_before >= 0.9 * (all_after - all_before):
-            return
 
 
 def sample(run):
