@@ -175,10 +175,10 @@ static void report(const fk_plan *plan, double *cold, int num_cold, double *chai
   double memory_us = 1e6 * bytes / g.copy_rate, matrix_us = 1e6 * flops / g.matrix_rate;
   double floor_us = memory_us > matrix_us ? memory_us : matrix_us;
   fk_case_label(plan->c, label, sizeof label);
-  const char *note = *plan->c->note ? plan->c->note : label, *variant = getenv("FK_TRY");
+  const char *note = *plan->c->note ? plan->c->note : label;
   const char *by = strncmp(plan->task->name, "linear", 6) == 0 ? fk_cuda_gemm_choice(g.cuda) : "";
-  printf("%-24s %-52s%s%s %9.2f %9.2f %9.2f %6.2f %7.3f %7.1f  %s\n", plan->task->name, note, variant ? " try " : "",
-         variant ? variant : "", us, chained, floor_us, us / floor_us, 1e-6 * bytes / us, 1e-6 * flops / us, by);
+  printf("%-24s %-52s %9.2f %9.2f %9.2f %6.2f %7.3f %7.1f  %s\n", plan->task->name, note, us, chained, floor_us,
+         us / floor_us, 1e-6 * bytes / us, 1e-6 * flops / us, by);
   json_array_append_new(
       g.results, json_pack("{s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "task", plan->task->name, "case",
                            label, "note", plan->c->note, "by", by, "us", us, "chain_us", chained, "floor_us", floor_us,
