@@ -1,31 +1,6 @@
 # tests/unit/test_*.c: one cmocka program each. tests/fuzz/fuzz_*.c: one libFuzzer program each (clang, FK_FUZZ), and one
 # that replays the corpus with any compiler. tests/consumer and tests/ffi: the package and the ABI from outside;
 # tests/report: the page in a browser.
-if(FK_UNIT_TESTS)
-  find_library(FK_CMOCKA cmocka)
-endif()
-if(FK_UNIT_TESTS AND NOT FK_CMOCKA)
-  message(FATAL_ERROR "the tests need cmocka (Debian: libcmocka-dev); -DFK_TESTS=OFF builds without them")
-endif()
-file(GLOB FK_UNIT_TEST_FILES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/unit/test_*.c)
-if(NOT FK_UNIT_TESTS)
-  set(FK_UNIT_TEST_FILES)
-endif()
-foreach(file ${FK_UNIT_TEST_FILES})
-  cmake_path(GET file STEM name)
-  add_executable(${name} ${file})
-  target_include_directories(${name} PRIVATE src tests ${FK_GENERATED})
-  target_compile_definitions(${name} PRIVATE FK_SOURCE_DIR="${CMAKE_SOURCE_DIR}" FK_BUILD_DIR="${CMAKE_BINARY_DIR}")
-  target_link_libraries(${name} PRIVATE fk_flags fk_kernels fastkernels_static ${FK_CMOCKA} m ${CMAKE_DL_LIBS})
-  if(name MATCHES "^test_oom_")
-    # Allocation-failure sweeps replace the allocator of the code under test.
-    target_link_options(${name} PRIVATE LINKER:--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=strdup)
-  endif()
-  add_test(NAME ${name} COMMAND ${name})
-  # Some tests ask for more memory than there is; under the sanitizer that too must be NULL and not the end.
-  set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT ASAN_OPTIONS=allocator_may_return_null=1)
-endforeach()
-
 # tests/gpu/test_*.c: plain programs that need a GPU and nothing else, so that they can be carried to one. Without a GPU
 # they end with 77, which ctest counts as skipped.
 file(GLOB FK_GPU_TESTS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/gpu/test_*.c)
@@ -44,6 +19,25 @@ endforeach()
 if(NOT FK_UNIT_TESTS)
   return()
 endif()
+find_library(FK_CMOCKA cmocka)
+if(NOT FK_CMOCKA)
+  message(FATAL_ERROR "the tests need cmocka (Debian: libcmocka-dev); -DFK_TESTS=OFF builds without them")
+endif()
+file(GLOB FK_UNIT_TEST_FILES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/unit/test_*.c)
+foreach(file ${FK_UNIT_TEST_FILES})
+  cmake_path(GET file STEM name)
+  add_executable(${name} ${file})
+  target_include_directories(${name} PRIVATE src tests ${FK_GENERATED})
+  target_compile_definitions(${name} PRIVATE FK_SOURCE_DIR="${CMAKE_SOURCE_DIR}" FK_BUILD_DIR="${CMAKE_BINARY_DIR}")
+  target_link_libraries(${name} PRIVATE fk_flags fk_kernels fastkernels_static ${FK_CMOCKA} m ${CMAKE_DL_LIBS})
+  if(name MATCHES "^test_oom_")
+    # Allocation-failure sweeps replace the allocator of the code under test.
+    target_link_options(${name} PRIVATE LINKER:--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=strdup)
+  endif()
+  add_test(NAME ${name} COMMAND ${name})
+  # Some tests ask for more memory than there is; under the sanitizer that too must be NULL and not the end.
+  set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT ASAN_OPTIONS=allocator_may_return_null=1)
+endforeach()
 
 # Candidates as shared objects, for the tests that load some.
 file(GLOB FK_TEST_CANDIDATES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/candidates/*.c)
