@@ -46,17 +46,12 @@ gpu_test() {
   tail -n 12 "$out/ctest.log"
 }
 
-# Every CUDA example candidate gets the verdict that its first line promises.
+# The demo judges the example candidates, those for the GPU too, and checks every verdict.
 judge() {
-  local file case='{"axes": {"rows": 4096, "hidden_size": 4096}, "dtypes": {"x": "bfloat16"}}'
-  for file in examples/candidates/*.cu; do
-    build/gpu/fastkernels bench --device cuda --no-ceilings --rounds 7 --budget 500 --cases "$case" --candidate "$file" \
-      --output "$out/judge.json" >"$out/judge.log" 2>&1
-    local status=$? want=1
-    head -n 1 "$file" | grep -q '^/\* Honest' && want=0
-    printf '%-32s %s\n' "$(basename "$file")" "$([ $status -eq $want ] && echo 'judged rightly' || echo "JUDGED WRONGLY: status $status")"
-    sed -n 2p "$out/judge.log"
-  done | tee "$out/judge.txt"
+  FASTKERNELS=build/gpu/fastkernels bash tools/demo.sh >"$out/judge.log" 2>&1
+  local status=$?
+  cp build/demo/results-gpu.json "$out/judge.json"
+  echo "demo: status $status"
 }
 
 bench() {
@@ -77,7 +72,7 @@ peers() {
 sanitize() {
   local tool
   for tool in memcheck racecheck synccheck initcheck; do
-    FASTKERNELS_SANITIZED=1 timeout 240 compute-sanitizer --tool $tool --target-processes all build/gpu/test_cuda_tasks \
+    timeout 240 compute-sanitizer --tool $tool --target-processes all build/gpu/test_cuda_tasks \
       >"$out/$tool.log" 2>&1
     echo "$tool: $(grep -c 'ERROR SUMMARY: 0 errors' "$out/$tool.log") clean, $(grep 'ERROR SUMMARY' "$out/$tool.log" | grep -vc ' 0 errors') not"
   done
