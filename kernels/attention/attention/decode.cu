@@ -219,7 +219,7 @@ static __global__ void __launch_bounds__(32 * MAX_WARPS, 1) decode(const __grid_
   if ((int)blockIdx.x >= share.blocks) return;
 
   unsigned char *room = shared + (blockDim.x / 32) * STAGES * stage_bytes + warp * M::warp_bytes;
-  uint32_t stages = (uint32_t)__cvta_generic_to_shared(shared) + warp * STAGES * stage_bytes;
+  uint32_t stages = fk_shared_address(shared) + warp * STAGES * stage_bytes;
   typename M::query q;
   decode_sums<M::R, M::C> x;
   const decode_segment *g = segments[warp];

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "decode.cuh"
+#include "device/cuda/mma.cuh"
 
 /* Of a tile of keys, those that any row of the item sees. */
 enum decode_sight { SEEN_BY_ALL, SEEN_BY_ALL_OR_NONE, SEEN_BY_SOME };
@@ -57,38 +58,6 @@ static __device__ __forceinline__ int64_t row_offset(const decode_call &c, const
 }
 
 /* ---- 16-bit types: tensor cores -------------------------------------------------------------------------- */
-
-static __device__ __forceinline__ void load_matrices(uint32_t (&x)[4], uint32_t from) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(from)
-               : "memory");
-}
-
-static __device__ __forceinline__ void load_transposed(uint32_t (&x)[4], uint32_t from) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(from)
-               : "memory");
-}
-
-/* d += a b: 16 rows, 8 columns, 16 deep. */
-template <typename T>
-static __device__ __forceinline__ void multiply(float &d0, float &d1, float &d2, float &d3, const uint32_t (&a)[4],
-                                                uint32_t b0, uint32_t b1) {
-  if constexpr (std::is_same<T, __nv_bfloat16>::value)
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(d0), "+f"(d1), "+f"(d2), "+f"(d3)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(d0), "+f"(d1), "+f"(d2), "+f"(d3)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 template <typename T>
 static __device__ __forceinline__ uint32_t pack_two(float low, float high) {
@@ -155,13 +124,14 @@ struct decode_math {
 #pragma unroll
     for (int n = 0; n < DV / 8; n += 2) {
       uint32_t v[4];
-      load_transposed(v, values + swizzled<decode_tile<T, DV, KEYS>::columns>(row, n + threadIdx.x % 32 / 16) * 16);
+      fk_load_turned_matrices(
+          v, values + swizzled<decode_tile<T, DV, KEYS>::columns>(row, n + threadIdx.x % 32 / 16) * 16);
 #pragma unroll
       for (int k = 2 * n; k < 2 * n + 4; k += 2)
 #pragma unroll
         for (int mt = 0; mt < MT; mt++)
-          multiply<T>(x.o[2 * mt][k], x.o[2 * mt][k + 1], x.o[2 * mt + 1][k], x.o[2 * mt + 1][k + 1], weights[mt],
-                      v[k - 2 * n] & low_mask, v[k - 2 * n + 1] & high_mask);
+          fk_mma<T>(x.o[2 * mt][k], x.o[2 * mt][k + 1], x.o[2 * mt + 1][k], x.o[2 * mt + 1][k + 1], weights[mt],
+                    v[k - 2 * n] & low_mask, v[k - 2 * n + 1] & high_mask);
     }
   }
 
@@ -214,11 +184,11 @@ struct decode_math {
       for (int n = 0; n < S; n += 4) {
         uint32_t x[4];
         int column = swizzled<decode_tile<T, D, KEYS>::columns>(row, 2 * k + lane / 8 % 2);
-        load_matrices(x, keys + (uint32_t)(n * 4 * decode_tile<T, D, KEYS>::columns + column) * 16);
+        fk_load_matrices(x, keys + (uint32_t)(n * 4 * decode_tile<T, D, KEYS>::columns + column) * 16);
 #pragma unroll
         for (int mt = 0; mt < R; mt += 2) {
-          multiply<T>(s[mt][n], s[mt][n + 1], s[mt + 1][n], s[mt + 1][n + 1], q.x[mt / 2][k], x[0], x[1]);
-          multiply<T>(s[mt][n + 2], s[mt][n + 3], s[mt + 1][n + 2], s[mt + 1][n + 3], q.x[mt / 2][k], x[2], x[3]);
+          fk_mma<T>(s[mt][n], s[mt][n + 1], s[mt + 1][n], s[mt + 1][n + 1], q.x[mt / 2][k], x[0], x[1]);
+          fk_mma<T>(s[mt][n + 2], s[mt][n + 3], s[mt + 1][n + 2], s[mt + 1][n + 3], q.x[mt / 2][k], x[2], x[3]);
         }
       }
   }

@@ -21,23 +21,23 @@
 
 template <typename T, typename C>
 static __device__ __forceinline__ void issue_scores(float (&s)[C::N / 2], uint64_t q, uint64_t k) {
-  wgmma_fence();
+  fk_wgmma_fence();
 #pragma unroll
   for (int d = 0; d < C::D / 16; d++)
     product_rows<T, C::N>(s, matrix_plus(q, d / 4 * C::Q_SLAB + d % 4 * 32),
                           matrix_plus(k, d / 4 * C::KV_SLAB + d % 4 * 32), d > 0);
-  wgmma_commit();
+  fk_wgmma_commit();
 }
 
 template <typename T, typename C>
 static __device__ __forceinline__ void issue_values(float (&o)[C::DV / 2], uint32_t (&p)[C::N / 4], uint64_t v) {
-  hold(o);
-  hold(p);
-  wgmma_fence();
+  fk_wgmma_hold(o);
+  fk_wgmma_hold(p);
+  fk_wgmma_fence();
 #pragma unroll
   for (int k = 0; k < C::N / 16; k++)
     product_columns<T, C::DV>(o, p[4 * k], p[4 * k + 1], p[4 * k + 2], p[4 * k + 3], matrix_plus(v, k * 2048));
-  wgmma_commit();
+  fk_wgmma_commit();
 }
 
 template <typename T, typename C>
@@ -80,7 +80,7 @@ static __device__ __forceinline__ void pass_turn(const consumer &me) {
 
 static __device__ __forceinline__ void release(uint64_t *empty) {
   __syncwarp();
-  if (threadIdx.x % 32 == 0) barrier_arrive(empty);
+  if (threadIdx.x % 32 == 0) fk_barrier_arrive(empty);
 }
 
 /* Rows of the tile that this warpgroup has, all of whose keys lie in [*from, *to). */
@@ -105,8 +105,8 @@ template <typename T, typename C>
 static __device__ __forceinline__ void settle(const consumer &me, uint32_t count, const float (&s)[C::N / 2],
                                               const float (&rescale)[2], float (&o)[C::DV / 2],
                                               uint32_t (&weights)[C::N / 4]) {
-  wgmma_wait<0>();
-  hold(o);
+  fk_wgmma_wait<0>();
+  fk_wgmma_hold(o);
   if (count != me.kv_count) release(&me.x->v_empty[(count - 1) % C::STAGES]);
   if (__any_sync(0xffffffffu, rescale[0] != 1 || rescale[1] != 1)) {
 #pragma unroll
@@ -132,8 +132,8 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
   barrier_wait(&x->q_full, me.q_count & 1);
   barrier_wait(&x->k_full[count % C::STAGES], count / C::STAGES & 1);
   issue_scores<T, C>(s, q, matrix_plus(k, count % C::STAGES * C::K_BYTES));
-  wgmma_wait<0>();
-  hold(s);
+  fk_wgmma_wait<0>();
+  fk_wgmma_hold(s);
   release(&x->k_empty[count % C::STAGES]);
   int j = w.key_first + (w.key_blocks - 1) * C::N;
   scores_to_weights<T, C>(p, s, r, j, from, to, rescale);
@@ -150,8 +150,8 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
     barrier_wait(&x->v_full[count % C::STAGES], count / C::STAGES & 1);
     issue_values<T, C>(o, weights, matrix_plus(v, count % C::STAGES * C::V_BYTES));
     pass_turn<C>(me);
-    wgmma_wait<1>();
-    hold(s);
+    fk_wgmma_wait<1>();
+    fk_wgmma_hold(s);
     release(&x->k_empty[next % C::STAGES]);
     scores_to_weights<T, C>(p, s, r, j, from, to, rescale);
     count = next;
@@ -160,8 +160,8 @@ static __device__ __forceinline__ void consume_tile(const prefill_call &p, const
   if (C::OWN_O) release(&x->q_empty);
   barrier_wait(&x->v_full[count % C::STAGES], count / C::STAGES & 1);
   issue_values<T, C>(o, weights, matrix_plus(v, count % C::STAGES * C::V_BYTES));
-  wgmma_wait<0>();
-  hold(o);
+  fk_wgmma_wait<0>();
+  fk_wgmma_hold(o);
   release(&x->v_empty[count % C::STAGES]);
   me.kv_count = count + 1;
   me.q_count++;
@@ -208,17 +208,17 @@ static __device__ __forceinline__ void consume(const prefill_call &p, char *shar
 }
 
 static __device__ __forceinline__ void init_barriers(exchange *x, int consumers, int stages, int fetching) {
-  barrier_init(&x->q_full, 1);
-  barrier_init(&x->q_empty, 4 * consumers);
+  fk_barrier_init(&x->q_full, 1);
+  fk_barrier_init(&x->q_empty, 4 * consumers);
   for (int i = 0; i < stages; i++) {
-    barrier_init(&x->k_full[i], 1);
-    barrier_init(&x->k_empty[i], 4 * consumers);
-    barrier_init(&x->v_full[i], 1);
-    barrier_init(&x->v_empty[i], 4 * consumers);
+    fk_barrier_init(&x->k_full[i], 1);
+    fk_barrier_init(&x->k_empty[i], 4 * consumers);
+    fk_barrier_init(&x->v_full[i], 1);
+    fk_barrier_init(&x->v_empty[i], 4 * consumers);
   }
   for (int i = 0; i < 2; i++) {
-    barrier_init(&x->work_full[i], 1);
-    barrier_init(&x->work_empty[i], 4 * consumers + fetching);
+    fk_barrier_init(&x->work_full[i], 1);
+    fk_barrier_init(&x->work_empty[i], 4 * consumers + fetching);
   }
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   fence_async();
@@ -233,7 +233,7 @@ static __global__ void __launch_bounds__(C::THREADS, 1)
                       const __grid_constant__ prefill_call p) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ char raw[];
-  char *shared = raw + (1024 - shared_address(raw) % 1024) % 1024;
+  char *shared = raw + (1024 - fk_shared_address(raw) % 1024) % 1024;
   exchange *x = (exchange *)(shared + C::EXCHANGE_AT);
   int fetching = p.c.layout == FK_PAGED ? 4 : 1; /* warps */
   if (threadIdx.x == 0) {

@@ -136,7 +136,7 @@ static __device__ __forceinline__ void check_entry(const prefill_call &p, table_
 template <typename C, int SLABS>
 static __device__ __forceinline__ void fetch_keys(const prefill_call &p, const work &w, const CUtensorMap *map,
                                                   char *to, uint64_t *full, int j, int kv_head, const table_entry &e) {
-  if (threadIdx.x == 0) barrier_expect(full, (uint32_t)(SLABS * C::KV_SLAB));
+  if (threadIdx.x == 0) fk_barrier_expect(full, (uint32_t)(SLABS * C::KV_SLAB));
   if (p.c.layout != FK_PAGED) {
     if (threadIdx.x == 0)
 #pragma unroll
@@ -161,7 +161,7 @@ static __device__ __forceinline__ void fetch_queries(const prefill_call &p, cons
                                                      const CUtensorMap *packed_map, char *to, uint64_t *full) {
   if (threadIdx.x != 0) return;
   int token = w.s.q0 + w.first, batch = p.c.layout == FK_DENSE ? w.s.batch : 0;
-  barrier_expect(full, C::Q_BYTES);
+  fk_barrier_expect(full, C::Q_BYTES);
 #pragma unroll
   for (int slab = 0; slab < C::SLABS; slab++)
     if (w.pack > 0)
@@ -227,7 +227,7 @@ static __device__ __forceinline__ void announce(const prefill_call &p, exchange 
   barrier_wait(&x->work_empty[tiles % 2], (tiles / 2 & 1) ^ 1);
   if (threadIdx.x == 0) {
     x->works[tiles % 2] = w;
-    barrier_arrive(&x->work_full[tiles % 2]);
+    fk_barrier_arrive(&x->work_full[tiles % 2]);
   }
   __syncwarp();
 }
@@ -244,7 +244,7 @@ static __device__ __forceinline__ void produce(const prefill_call &p, const CUte
     barrier_wait(&x->work_full[tiles % 2], tiles / 2 & 1);
     const work w = x->works[tiles % 2];
     __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(&x->work_empty[tiles % 2]);
+    if (threadIdx.x % 32 == 0) fk_barrier_arrive(&x->work_empty[tiles % 2]);
     if (w.rows < 0) return;
     if (w.key_blocks == 0) continue;
     fetch_tile<C>(p, w, q_map, packed_map, k_map, v_map, shared, x, q_count, kv_count);

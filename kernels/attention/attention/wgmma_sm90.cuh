@@ -6,25 +6,13 @@
  * a multiple of 1024 bytes. */
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <stdint.h>
-
-#include <type_traits>
-
-static __device__ __forceinline__ uint32_t shared_address(const void *p) {
-  return (uint32_t)__cvta_generic_to_shared(p);
-}
+#include "device/cuda/sm90.cuh"
 
 /* ---- Barriers -------------------------------------------------------------------------------------------- */
 
-static __device__ __forceinline__ void barrier_init(uint64_t *barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
-}
-
 /* Waits for the end of the phase of this parity; a new barrier is in phase 0, and the one before has parity 1. */
 static __device__ __forceinline__ void barrier_wait(uint64_t *barrier, uint32_t parity) {
-  uint32_t done = 0, address = shared_address(barrier);
+  uint32_t done = 0, address = fk_shared_address(barrier);
   while (!done)
     asm volatile(
         "{\n.reg .pred p;\n"
@@ -33,19 +21,6 @@ static __device__ __forceinline__ void barrier_wait(uint64_t *barrier, uint32_t 
         : "=r"(done)
         : "r"(address), "r"(parity)
         : "memory");
-}
-
-static __device__ __forceinline__ void barrier_arrive(uint64_t *barrier) {
-  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared::cta.b64 state, [%0];\n}\n" ::"r"(shared_address(barrier))
-               : "memory");
-}
-
-/* Arrives, and makes the phase wait for this many bytes of tensor loads. */
-static __device__ __forceinline__ void barrier_expect(uint64_t *barrier, uint32_t bytes) {
-  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.expect_tx.shared::cta.b64 state, [%0], %1;\n}\n" ::"r"(
-                   shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
 }
 
 /* Barriers by number, of whole warps: `threads` is how many wait and arrive together. */
@@ -68,8 +43,8 @@ static __device__ __forceinline__ void tensor_load(void *to, const void *map, ui
 #if __CUDA_ARCH__ >= 900
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-      " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(shared_address(to)),
-      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "r"(w)
+      " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(fk_shared_address(to)),
+      "l"(map), "r"(fk_shared_address(barrier)), "r"(x), "r"(y), "r"(z), "r"(w)
       : "memory");
 #endif
 }
@@ -85,7 +60,7 @@ static __device__ __forceinline__ void tensor_prefetch_map(const void *map) {
 /* Describes a matrix of slabs to wgmma. rows lie along k of the product (a transposed operand, "MN-major"): the leading
  * offset leads to the next slab; else it means nothing. 8 rows further is always 1024 bytes. */
 static __device__ __forceinline__ uint64_t matrix_at(const void *slab, uint32_t slab_bytes) {
-  uint64_t address = (shared_address(slab) & 0x3ffff) >> 4;
+  uint64_t address = (fk_shared_address(slab) & 0x3ffff) >> 4;
   return address | (uint64_t)(slab_bytes >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
 
@@ -95,31 +70,6 @@ static __device__ __forceinline__ uint64_t matrix_plus(uint64_t matrix, uint32_t
 }
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
-
-static __device__ __forceinline__ void wgmma_fence() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-static __device__ __forceinline__ void wgmma_commit() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-/* Until at most `pending` of the committed groups are unfinished. */
-template <int PENDING>
-static __device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-}
-
-/* Keeps the compiler from moving uses of registers that products read or write across the place where this stands. */
-template <int N>
-static __device__ __forceinline__ void hold(float (&d)[N]) {
-#pragma unroll
-  for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
-}
-
-template <int N>
-static __device__ __forceinline__ void hold(uint32_t (&a)[N]) {
-#pragma unroll
-  for (int i = 0; i < N; i++) asm volatile("" : "+r"(a[i])::"memory");
-}
 
 template <int N>
 static __device__ __forceinline__ void set_registers_up() {

@@ -13,6 +13,7 @@
  * Zero times infinity is no zero: one number that is not finite makes its neighbours NaN. Where a result is not finite,
  * the block computes its tile again, output by output. */
 #include "conv.cuh"
+#include "device/cuda/mma.cuh"
 
 enum {
   THREADS = 128,
@@ -40,29 +41,6 @@ struct layout {
   static_assert(plane / 2 % 32 == 16 && plane % 8 == 0 && image % 8 == 0, "banks, and 16 bytes");
   static_assert(images * height * out_row * OUT_PIXEL * 2 <= bytes, "outputs take the place of inputs");
 };
-
-static __device__ __forceinline__ void load_matrices(uint32_t address, uint32_t r[4]) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-
-template <typename T>
-static __device__ __forceinline__ void multiply(float c[4], const uint32_t a[4], const uint32_t b[2]) {
-  if constexpr (std::is_same<T, __half>::value)
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-        "%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-  else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
-        "%2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
 
 static __device__ __forceinline__ int plane_of(int channel) {
   return channel % 8 * PACKS + channel / 8;
@@ -162,10 +140,10 @@ static __device__ __forceinline__ void one_channel(uint32_t window, const uint16
 #pragma unroll
   for (int r = 0; r < UNIT_H + KERNEL - 1; r++) {
     uint32_t a[4];
-    load_matrices(window + r * PITCH * 2, a);
+    fk_load_matrices(a, window + r * PITCH * 2);
 #pragma unroll
     for (int p = 0; p < UNIT_H; p++)
-      if (r - p >= 0 && r - p < KERNEL) multiply<T>(sum[p], a, b[r - p]);
+      if (r - p >= 0 && r - p < KERNEL) fk_mma<T>(sum[p], a, b[r - p][0], b[r - p][1]);
   }
 }
 
@@ -181,7 +159,7 @@ static __device__ __forceinline__ bool four_channels(const uint16_t *room, const
    * window. */
   int m = lane % 8 + lane / 8 % 2 * 8;
   int unit = m / (UY * UX) * L::image + m % UY * UNIT_H * L::pitch + m / UY % UX * UNIT_W + lane / 16 * 8;
-  uint32_t window = (uint32_t)__cvta_generic_to_shared(room) + 2 * unit;
+  uint32_t window = fk_shared_address(room) + 2 * unit;
 #pragma unroll
   for (int two = 0; two < 2; two++) {
     float first[UNIT_H][4], second[UNIT_H][4];

@@ -24,7 +24,7 @@ typedef struct strip {
 
 static __device__ __forceinline__ void copy_piece(void *to, const void *from, bool given) {
   int bytes = given ? 16 : 0;
-  uint32_t address = (uint32_t)__cvta_generic_to_shared(to);
+  uint32_t address = fk_shared_address(to);
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
 }
 

@@ -6,12 +6,9 @@
  * Tiles are rows of 64 bytes, four pieces of 16; piece p of row r lies at p ^ (r / 2 % 4), so that the eight rows of an
  * ldmatrix meet all banks. */
 #include "conv.cuh"
+#include "device/cuda/mma.cuh"
 
 enum { BM = 128, BK = 32, THREADS = 256, STAGES = 4, PIECES = BK / 8, A_ROWS = BM / (THREADS / PIECES) };
-
-static __device__ __forceinline__ uint32_t shared_address(const void *p) {
-  return (uint32_t)__cvta_generic_to_shared(p);
-}
 
 /* 16 bytes to shared memory, zeros when not given. */
 static __device__ __forceinline__ void copy_piece(uint32_t to, const void *from, bool given) {
@@ -26,29 +23,6 @@ static __device__ __forceinline__ void copy_half_piece(uint32_t to, const void *
 
 static __device__ __forceinline__ uint32_t piece_address(uint32_t tile, int row, int piece) {
   return tile + row * (BK * 2) + ((piece ^ (row >> 1 & 3)) << 4);
-}
-
-static __device__ __forceinline__ void load_matrices(uint32_t address, uint32_t r[4]) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-
-template <typename T>
-static __device__ __forceinline__ void multiply(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
-  if constexpr (std::is_same<T, __half>::value)
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-        "%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
-        "%2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 /* The rows of the left tile that a thread fills, and where along the depth it is. */
@@ -142,14 +116,14 @@ static __device__ __forceinline__ void multiply_stage(uint32_t left, uint32_t ri
   for (int k = 0; k < BK / 16; k++) {
     uint32_t a[4][4], b[BN / 64][4];
 #pragma unroll
-    for (int m = 0; m < 4; m++) load_matrices(piece_address(left, m0 + m * 16 + lane % 16, k * 2 + lane / 16), a[m]);
+    for (int m = 0; m < 4; m++) fk_load_matrices(a[m], piece_address(left, m0 + m * 16 + lane % 16, k * 2 + lane / 16));
 #pragma unroll
     for (int n = 0; n < BN / 64; n++)
-      load_matrices(piece_address(right, n0 + n * 16 + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2), b[n]);
+      fk_load_matrices(b[n], piece_address(right, n0 + n * 16 + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
 #pragma unroll
     for (int m = 0; m < 4; m++)
 #pragma unroll
-      for (int n = 0; n < BN / 32; n++) multiply<T>(c[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+      for (int n = 0; n < BN / 32; n++) fk_mma<T>(c[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
   }
 }
 
@@ -202,7 +176,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
   int64_t channel = (int64_t)group * j.features + feature_tile * BN,
           depth = (int64_t)j.channels * j.kernel_h * j.kernel_w;
   const uint16_t *right = (const uint16_t *)weight + channel * pitch;
-  uint32_t base = shared_address(room);
+  uint32_t base = fk_shared_address(room);
   int steps = (int)((depth + BK - 1) / BK);
   gather g;
   begin_gather(j, first_pixel, group, &g);

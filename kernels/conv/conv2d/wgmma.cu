@@ -27,9 +27,6 @@ enum {
 
 /* ---- Barriers -------------------------------------------------------------------------------------------- */
 
-static __device__ __forceinline__ uint32_t shared_address(const void *p) {
-  return (uint32_t)__cvta_generic_to_shared(p);
-}
 static __device__ __forceinline__ void barrier_begin(uint32_t barrier, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
@@ -204,7 +201,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
   constexpr int BN = N, STAGE = A_BYTES + BN * BK * 2;
   extern __shared__ uint4 room[];
   __shared__ uint64_t barriers[2 * STAGES];
-  uint32_t base = (shared_address(room) + 1023) / 1024 * 1024, full = shared_address(barriers),
+  uint32_t base = (fk_shared_address(room) + 1023) / 1024 * 1024, full = fk_shared_address(barriers),
            empty = full + 8 * STAGES;
   int64_t depth = (int64_t)j.channels * j.kernel_h * j.kernel_w;
   int steps = (int)((depth + BK - 1) / BK);
@@ -243,22 +240,22 @@ static __global__ void __launch_bounds__(THREADS, 1)
     return;
   }
   int warp = threadIdx.x / 32 - FETCHERS / 32;
-  T *strip = (T *)((char *)room + (base - shared_address(room)) + STAGES * STAGE + warp * STRIP_BYTES);
+  T *strip = (T *)((char *)room + (base - fk_shared_address(room)) + STAGES * STAGE + warp * STRIP_BYTES);
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     float c[N / 2];
     for (int s = 0; s < steps; s++, at++) {
       uint32_t slot = at % STAGES, left = base + slot * STAGE + warp / 4 * (64 * 128),
                right = base + slot * STAGE + A_BYTES;
       barrier_wait(full + 8 * slot, at / STAGES & 1, &lost);
-      multiply_fence();
+      fk_wgmma_fence();
 #pragma unroll
       for (int k = 0; k < BK / 16; k++)
         multiply_async<T, N>(c, matrix_at(left + 32 * k), matrix_at(right + 32 * k), s + k > 0);
-      multiply_commit();
-      multiply_wait<1>();
+      fk_wgmma_commit();
+      fk_wgmma_wait<1>();
       if (s > 0 && threadIdx.x % 32 == 0) barrier_arrive(empty + 8 * ((at - 1) % STAGES));
     }
-    multiply_wait<0>();
+    fk_wgmma_wait<0>();
     if (threadIdx.x % 32 == 0) barrier_arrive(empty + 8 * ((at - 1) % STAGES));
     place p = place_of(j, tile, pixel_tiles, feature_tiles, BN);
     store_rows<T, N>(j, strip, p.first_pixel + warp * 16, p.channel, p.features, packs, c);

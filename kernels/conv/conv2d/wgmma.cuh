@@ -2,9 +2,7 @@
  * c += a b, or c = a b with more 0. a and b are matrix descriptors. For sm_90a only. */
 #pragma once
 
-#include <type_traits>
-
-#include "device/cuda/kernel.cuh"
+#include "device/cuda/sm90.cuh"
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
@@ -12,17 +10,6 @@
  * 32 for each 16 elements of depth. */
 static __device__ __forceinline__ uint64_t matrix_at(uint32_t address) {
   return (uint64_t)(address >> 4 & 0x3fff) | 1ull << 16 | 64ull << 32 | 1ull << 62;
-}
-
-static __device__ __forceinline__ void multiply_fence() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-static __device__ __forceinline__ void multiply_commit() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-template <int LEFT>
-static __device__ __forceinline__ void multiply_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
 }
 
 template <typename T>

@@ -13,7 +13,7 @@
 #include <cuda_fp8.h>
 
 #include "device/cuda/gemm.h"
-#include "device/cuda/kernel.cuh"
+#include "device/cuda/mma.cuh"
 
 enum { FK_SKINNY_BLOCK = 128 /* depth of one scale, where there is one per block */ };
 
@@ -23,19 +23,6 @@ static __device__ __forceinline__ uint4 fk_skinny_load(const void *p) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(p));
   return v;
-}
-
-template <typename T>
-static __device__ __forceinline__ void fk_skinny_mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                                     uint32_t b0, uint32_t b1) {
-  if constexpr (std::is_same<T, __nv_bfloat16>::value)
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-  else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 /* Two float8 to two float16, the first in the low half. */
@@ -49,14 +36,17 @@ template <typename T>
 static __device__ __forceinline__ void fk_skinny_slice(float (&d)[4], const uint4 &lo, const uint4 &hi,
                                                        const uint4 &b) {
   if constexpr (sizeof(T) == 2) {
-    fk_skinny_mma<T>(d, lo.x, hi.x, lo.y, hi.y, b.x, b.y);
-    fk_skinny_mma<T>(d, lo.z, hi.z, lo.w, hi.w, b.z, b.w);
+    const uint32_t first[] = {lo.x, hi.x, lo.y, hi.y}, second[] = {lo.z, hi.z, lo.w, hi.w};
+    fk_mma<T>(d, first, b.x, b.y);
+    fk_mma<T>(d, second, b.z, b.w);
   } else {
     const uint32_t l[4] = {lo.x, lo.y, lo.z, lo.w}, h[4] = {hi.x, hi.y, hi.z, hi.w}, x[4] = {b.x, b.y, b.z, b.w};
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-      fk_skinny_mma<__half>(d, fk_skinny_half2(l[i]), fk_skinny_half2(h[i]), fk_skinny_half2(l[i] >> 16),
-                            fk_skinny_half2(h[i] >> 16), fk_skinny_half2(x[i]), fk_skinny_half2(x[i] >> 16));
+    for (int i = 0; i < 4; i++) {
+      const uint32_t a[] = {fk_skinny_half2(l[i]), fk_skinny_half2(h[i]), fk_skinny_half2(l[i] >> 16),
+                            fk_skinny_half2(h[i] >> 16)};
+      fk_mma<__half>(d, a, fk_skinny_half2(x[i]), fk_skinny_half2(x[i] >> 16));
+    }
   }
 }
 

@@ -18,7 +18,7 @@
 #include <cuda_fp8.h>
 
 #include "device/cuda/gemm.h"
-#include "device/cuda/kernel.cuh"
+#include "device/cuda/sm90.cuh"
 
 enum {
   FEATURES = 64,                 /* of a tile for each warpgroup that multiplies */
@@ -39,36 +39,20 @@ typedef struct stream_args {
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
 
-static __device__ __forceinline__ uint32_t address_of(const void *p) {
-  return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-static __device__ __forceinline__ void barrier_init(uint64_t *b, int count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address_of(b)), "r"(count) : "memory");
-}
-
 static __device__ __forceinline__ void barrier_wait(uint64_t *b, uint32_t parity) {
   asm volatile(
       "{\n.reg .pred done;\n"
       "again:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n}\n" ::"r"(address_of(b)),
+      "@!done bra again;\n}\n" ::"r"(fk_shared_address(b)),
       "r"(parity)
       : "memory");
-}
-
-static __device__ __forceinline__ void barrier_expect(uint64_t *b, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address_of(b)), "r"(bytes) : "memory");
-}
-
-static __device__ __forceinline__ void barrier_arrive(uint64_t *b) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address_of(b)) : "memory");
 }
 
 static __device__ __forceinline__ void load_box(void *to, const CUtensorMap *map, uint64_t *b, int column, int row) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::
-          "r"(address_of(to)),
-      "l"(map), "r"(address_of(b)), "r"(column), "r"(row)
+          "r"(fk_shared_address(to)),
+      "l"(map), "r"(fk_shared_address(b)), "r"(column), "r"(row)
       : "memory");
 }
 
@@ -80,7 +64,7 @@ static __device__ __forceinline__ void prefetch_box(const CUtensorMap *map, int 
 
 /* Rows of 128 bytes along the product's depth, swizzled; 8 rows further is 1024 bytes further. */
 static __device__ __forceinline__ uint64_t matrix_at(const void *p) {
-  return (uint64_t)((address_of(p) & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 |
+  return (uint64_t)((fk_shared_address(p) & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 |
          (uint64_t)1 << 62;
 }
 
@@ -116,12 +100,6 @@ static __device__ __forceinline__ void multiply(float (&d)[N / 2], uint64_t a, u
   }
 }
 
-template <int N>
-static __device__ __forceinline__ void hold(float (&d)[N]) {
-#pragma unroll
-  for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
-}
-
 template <int THREADS>
 static __device__ __forceinline__ void consumers_meet() {
   asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
@@ -130,14 +108,14 @@ static __device__ __forceinline__ void consumers_meet() {
 /* d += one stage's product. */
 template <typename T, int N>
 static __device__ __forceinline__ void multiply_unit(float (&d)[N / 2], uint64_t a, uint64_t b) {
-  hold(d);
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+  fk_wgmma_hold(d);
+  fk_wgmma_fence();
 #pragma unroll
   for (int k = 0; k < LINE / 32; k++) multiply<T, N>(d, a + 2 * k, b + 2 * k); /* 32 bytes, counted in sixteens */
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-  hold(d);
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-  hold(d);
+  fk_wgmma_commit();
+  fk_wgmma_hold(d);
+  fk_wgmma_wait<0>();
+  fk_wgmma_hold(d);
 }
 
 /* The first unit of a block. */
@@ -239,14 +217,14 @@ static __global__ void __launch_bounds__(GROUPS *GROUP + 32, 2) linear_stream(co
   constexpr bool FLOAT8 = sizeof(T) == 1;
   extern __shared__ uint8_t raw[];
   __shared__ uint64_t full[STAGES], empty[STAGES];
-  uint8_t *stages = raw + (ALIGN - address_of(raw) % ALIGN) % ALIGN;
+  uint8_t *stages = raw + (ALIGN - fk_shared_address(raw) % ALIGN) % ALIGN;
   int begin = first_unit(p, (int)blockIdx.x), end = first_unit(p, (int)blockIdx.x + 1);
   if (threadIdx.x == CONSUMERS) {
     for (int i = begin; i < end && i < begin + p.ahead; i++)
       prefetch_box(&p.weight, i % p.units_per_tile * DEPTH, i / p.units_per_tile * TILE);
     for (int s = 0; s < STAGES; s++) {
-      barrier_init(&full[s], 1);
-      barrier_init(&empty[s], CONSUMERS / 32);
+      fk_barrier_init(&full[s], 1);
+      fk_barrier_init(&empty[s], CONSUMERS / 32);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
@@ -258,7 +236,7 @@ static __global__ void __launch_bounds__(GROUPS *GROUP + 32, 2) linear_stream(co
     for (int i = begin; i < end; i++) {
       int s = (i - begin) % STAGES, turn = (i - begin) / STAGES, k = i % p.units_per_tile * DEPTH;
       if (turn > 0) barrier_wait(&empty[s], (uint32_t)(turn - 1) & 1);
-      barrier_expect(&full[s], STAGE);
+      fk_barrier_expect(&full[s], STAGE);
       load_box(stages + s * STAGE, &p.weight, &full[s], k, i / p.units_per_tile * TILE);
       load_box(stages + s * STAGE + WEIGHT_BYTES, &p.x, &full[s], k, 0);
     }
@@ -277,7 +255,7 @@ static __global__ void __launch_bounds__(GROUPS *GROUP + 32, 2) linear_stream(co
       multiply_unit<T, N>(d, a, b);
     else
       multiply_unit<T, N>(sum, a, b);
-    if (lane == 0) barrier_arrive(&empty[s]);
+    if (lane == 0) fk_barrier_arrive(&empty[s]);
     if constexpr (FLOAT8) {
 #pragma unroll
       for (int r = 0; r < N / 2; r++) {

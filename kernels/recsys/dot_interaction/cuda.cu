@@ -5,7 +5,7 @@
  * of a row serve as they are, for both operands, and nothing passes through shared memory on its way in. float32: up to
  * 28 vectors in shared memory; a lane has the products of 4 vectors with 4 others. Anything else: one thread per pair.
  */
-#include "device/cuda/kernel.cuh"
+#include "device/cuda/mma.cuh"
 #include "tasks/dot_interaction.h"
 
 enum { WARPS = 4, THREADS = 32 * WARPS };
@@ -46,23 +46,6 @@ static __device__ void write_rows(const pair_job &j, const T *staged, int64_t fi
       ((T *)j.out)[(first + s) * j.out_stride + i] = staged[s * j.width + i];
 }
 
-template <typename T>
-static __device__ __forceinline__ void multiply(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                                uint32_t b0, uint32_t b1) {
-  if constexpr (std::is_same<T, __half>::value)
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-        "%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-  else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
-        "%2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 /* The tiles of rows [16 m, 16 m + 16) and columns [8 n, 8 n + 8) that meet the upper triangle: m 0 with n 0 to 3, then
  * m 1 with n 2 and 3. Entry i of left and right holds row g + 8 i: low its first two numbers of a step, high two more.
  */
@@ -70,12 +53,12 @@ template <typename T>
 static __device__ __forceinline__ void multiply_tiles(float c[6][4], const uint32_t left_low[4],
                                                       const uint32_t left_high[4], const uint32_t right_low[4],
                                                       const uint32_t right_high[4]) {
+  const uint32_t top[] = {left_low[0], left_low[1], left_high[0], left_high[1]};
+  const uint32_t bottom[] = {left_low[2], left_low[3], left_high[2], left_high[3]};
 #pragma unroll
-  for (int n = 0; n < 4; n++)
-    multiply<T>(c[n], left_low[0], left_low[1], left_high[0], left_high[1], right_low[n], right_high[n]);
+  for (int n = 0; n < 4; n++) fk_mma<T>(c[n], top, right_low[n], right_high[n]);
 #pragma unroll
-  for (int n = 2; n < 4; n++)
-    multiply<T>(c[n + 2], left_low[2], left_low[3], left_high[2], left_high[3], right_low[n], right_high[n]);
+  for (int n = 2; n < 4; n++) fk_mma<T>(c[n + 2], bottom, right_low[n], right_high[n]);
 }
 
 /* Products of a warp's tiles to their places in a row of out. */

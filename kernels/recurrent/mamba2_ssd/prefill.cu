@@ -57,8 +57,8 @@ static __device__ __forceinline__ void weigh(const uint32_t (&c)[N / 16][4], uin
     for (int n = 0; n < 2; n++) {
       uint32_t b[4];
       load_right<CHUNK>(b, b_tile, s + n * 16, k * 16, lane);
-      multiply<T>(score[2 * n], c[k], b[0], b[1]);
-      multiply<T>(score[2 * n + 1], c[k], b[2], b[3]);
+      fk_mma<T>(score[2 * n], c[k], b[0], b[1]);
+      fk_mma<T>(score[2 * n + 1], c[k], b[2], b[3]);
     }
 #pragma unroll
   for (int n = 0; n < 4; n++) {
@@ -94,8 +94,8 @@ static __device__ __forceinline__ void compute_outputs(uint32_t stage, uint32_t 
       for (int part = 0; part < 2; part++) {
         uint32_t h[4];
         load_right<DIM>(h, h_tile + part * layout<N>::H, n * 16, k * 16, lane);
-        multiply<T>(y[2 * n], c[k], h[0], h[1]);
-        multiply<T>(y[2 * n + 1], c[k], h[2], h[3]);
+        fk_mma<T>(y[2 * n], c[k], h[0], h[1]);
+        fk_mma<T>(y[2 * n + 1], c[k], h[2], h[3]);
       }
     }
   float row[2] = {steps->before[t + lane / 4], steps->before[t + lane / 4 + 8]};
@@ -113,10 +113,10 @@ static __device__ __forceinline__ void compute_outputs(uint32_t stage, uint32_t 
       for (int n = 0; n < DIM / 16; n++) {
         uint32_t x[4];
         load_right_turned<CHUNK>(x, stage, n * 16, s + k * 16, lane);
-        multiply<T>(y[2 * n], coarse[k], x[0], x[1]);
-        multiply<T>(y[2 * n + 1], coarse[k], x[2], x[3]);
-        multiply<T>(y[2 * n], fine[k], x[0], x[1]);
-        multiply<T>(y[2 * n + 1], fine[k], x[2], x[3]);
+        fk_mma<T>(y[2 * n], coarse[k], x[0], x[1]);
+        fk_mma<T>(y[2 * n + 1], coarse[k], x[2], x[3]);
+        fk_mma<T>(y[2 * n], fine[k], x[0], x[1]);
+        fk_mma<T>(y[2 * n + 1], fine[k], x[2], x[3]);
       }
   }
 }
@@ -147,10 +147,10 @@ static __device__ __forceinline__ void advance_state(uint32_t stage, const chunk
     for (int n = 0; n < N / 32; n++) {
       uint32_t b[4];
       load_right_turned<CHUNK>(b, stage + layout<N>::X, column + n * 16, k, lane);
-      multiply<T>(h[2 * n], coarse, b[0], b[1]);
-      multiply<T>(h[2 * n + 1], coarse, b[2], b[3]);
-      multiply<T>(h[2 * n], fine, b[0], b[1]);
-      multiply<T>(h[2 * n + 1], fine, b[2], b[3]);
+      fk_mma<T>(h[2 * n], coarse, b[0], b[1]);
+      fk_mma<T>(h[2 * n + 1], coarse, b[2], b[3]);
+      fk_mma<T>(h[2 * n], fine, b[0], b[1]);
+      fk_mma<T>(h[2 * n + 1], fine, b[2], b[3]);
     }
   }
   unscale<T, N>(steps, h);
@@ -197,7 +197,7 @@ static __device__ __forceinline__ float one_chunk(const ssd_job &j, const block_
 template <typename T, int N>
 static __device__ __forceinline__ bool scan_chunks(const ssd_job &j, const block_work &w, int stages, char *shared) {
   int warp = __shfl_sync(0xffffffffu, (int)threadIdx.x / 32, 0), lane = threadIdx.x % 32;
-  chunk_place p = {shared, (uint32_t)__cvta_generic_to_shared(shared)};
+  chunk_place p = {shared, fk_shared_address(shared)};
   p.state = stages * layout<N>::STAGE;
   chunk_steps *steps = (chunk_steps *)(shared + p.state + 2 * layout<N>::H);
   float h[N / 16][4], skip = j.D ? fk_float(((const T *)j.D)[w.head]) : 0;

@@ -5,6 +5,7 @@
  * instructions of compute capability 9.0 can read it too. */
 #pragma once
 
+#include "device/cuda/mma.cuh"
 #include "ssd.cuh"
 
 enum { CHUNK = 128, DIM = 64, WARPS = 8, THREADS = 32 * WARPS };
@@ -31,57 +32,29 @@ static __device__ __forceinline__ uint32_t at_piece(int row, int piece) {
   return piece / 8 * (ROWS * 128) + row * 128 + ((piece % 8 ^ (row & 7)) << 4);
 }
 
-static __device__ __forceinline__ void load_fragments(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-
-static __device__ __forceinline__ void load_turned_fragments(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-
 /* Left factor [16 rows][16 depth] from rows of depth. */
 template <int ROWS>
 static __device__ __forceinline__ void load_left(uint32_t (&r)[4], uint32_t tile, int row, int depth, int lane) {
-  load_fragments(r, tile + at_piece<ROWS>(row + lane % 16, depth / 8 + lane / 16));
+  fk_load_matrices(r, tile + at_piece<ROWS>(row + lane % 16, depth / 8 + lane / 16));
 }
 
 /* The same from rows of `row`: the tile is [depth][row]. */
 template <int ROWS>
 static __device__ __forceinline__ void load_left_turned(uint32_t (&r)[4], uint32_t tile, int row, int depth, int lane) {
-  load_turned_fragments(r, tile + at_piece<ROWS>(depth + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2));
+  fk_load_turned_matrices(r, tile + at_piece<ROWS>(depth + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2));
 }
 
 /* Right factor of 16 columns, two fragments, from a tile [column][depth]. */
 template <int ROWS>
 static __device__ __forceinline__ void load_right(uint32_t (&r)[4], uint32_t tile, int column, int depth, int lane) {
-  load_fragments(r, tile + at_piece<ROWS>(column + lane / 16 * 8 + lane % 8, depth / 8 + lane / 8 % 2));
+  fk_load_matrices(r, tile + at_piece<ROWS>(column + lane / 16 * 8 + lane % 8, depth / 8 + lane / 8 % 2));
 }
 
 /* The same from a tile [depth][column]. */
 template <int ROWS>
 static __device__ __forceinline__ void load_right_turned(uint32_t (&r)[4], uint32_t tile, int column, int depth,
                                                          int lane) {
-  load_turned_fragments(r, tile + at_piece<ROWS>(depth + lane % 16, column / 8 + lane / 16));
-}
-
-template <typename T>
-static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  if constexpr (std::is_same<T, __half>::value)
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  fk_load_turned_matrices(r, tile + at_piece<ROWS>(depth + lane % 16, column / 8 + lane / 16));
 }
 
 template <typename T>

@@ -1,7 +1,7 @@
 /* max_sim on the GPU: a block per document and query. Its warps share out the tokens of the document; a query goes by
  * in groups of 32 tokens. 16-bit tokens of usual dimensions go through the tensor cores (the query's fragments lie in
  * shared memory, the document's come straight from memory), all others through tiles in shared memory. */
-#include "device/cuda/kernel.cuh"
+#include "device/cuda/mma.cuh"
 #include "tasks/max_sim.h"
 
 enum { GROUP = 32, WARPS = 4, THREADS = 32 * WARPS, DEPTH = 32 };
@@ -169,20 +169,6 @@ static __global__ void __launch_bounds__(THREADS) max_sim_tiled(const __grid_con
 
 /* ---- Tensor cores ------------------------------------------------------------------------------------------ */
 
-template <typename T>
-static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  if constexpr (std::is_same<T, __half>::value)
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 /* 8 neighbouring elements of a row, zeros when the row does not exist. The product does not care in which order the
  * dimensions come, as long as both sides agree: lane c of four takes dimensions 8 c to 8 c + 7 of each 32, where the
  * fragment's layout would have it take pairs. */
@@ -219,8 +205,8 @@ static __device__ __forceinline__ bool meet(const max_sim_args &a, const uint4 (
       uint32_t one[4] = {low.x, high.x, low.y, high.y}, two[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
       for (int t = 0; t < 2; t++) {
-        multiply<T>(s[t][m], one, d[t][b].x, d[t][b].y);
-        multiply<T>(s[t][m], two, d[t][b].z, d[t][b].w);
+        fk_mma<T>(s[t][m], one, d[t][b].x, d[t][b].y);
+        fk_mma<T>(s[t][m], two, d[t][b].z, d[t][b].w);
       }
     }
   bool seen = false;

@@ -25,7 +25,7 @@ static __device__ __forceinline__ void fk_cluster_sync() {
 static __device__ __forceinline__ uint64_t fk_cluster_load(const uint64_t *p, int rank) {
   uint64_t value = 0;
 #if __CUDA_ARCH__ >= 900
-  uint32_t local = (uint32_t)__cvta_generic_to_shared(p), remote;
+  uint32_t local = fk_shared_address(p), remote;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(rank));
   asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(value) : "r"(remote) : "memory");
 #endif

@@ -72,6 +72,11 @@ static __device__ __forceinline__ void fk_let_next_start() {
 #endif
 }
 
+/* The address of shared memory as instructions take it. */
+static __device__ __forceinline__ uint32_t fk_shared_address(const void *p) {
+  return (uint32_t)__cvta_generic_to_shared(p);
+}
+
 static inline int64_t fk_ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
