@@ -1,9 +1,12 @@
-/* Convolutions and image models, timed on request: the half of benchmarks/vision.py that runs this library.
+/* Convolutions, row kernels and image models, timed on request: the half of benchmarks/vision.py that runs this
+ * library.
  *
  * Reads one request per line and answers each with the seconds of one run, repeated until a sample lasts some
  * milliseconds:
  *
  *     conv2d BATCH HEIGHT WIDTH IN_CHANNELS OUT_CHANNELS KERNEL STRIDE PADDING GROUPS
+ *     layer_norm ROWS COLUMNS
+ *     gelu ROWS COLUMNS
  *     model PRESET BATCH SIZE
  *
  * Data is float32 and random. What a request needs is made anew when it differs from the one before. */
@@ -18,7 +21,8 @@ typedef struct bench {
   fk_context *ctx;
   fk_context *data;  /* holds inputs and weights; ctx is reset after each run */
   char request[256]; /* what is prepared */
-  fk_model *model;   /* NULL when it is a convolution */
+  fk_model *model;   /* NULL when it is a kernel */
+  const char *task;  /* then, which */
   fk_tensors inputs;
   fk_tensor *x, *weight, *bias, *out;
   long stride, padding, groups;
@@ -55,10 +59,26 @@ static bool prepare_conv(bench *b, const char *request) {
   if (sscanf(request, "conv2d %ld %ld %ld %ld %ld %ld %ld %ld %ld", &n, &h, &w, &c, &o, &k, &b->stride, &b->padding,
              &b->groups) != 9)
     return false;
+  b->task = "conv2d";
   b->x = NOISE(n, h, w, c);
   b->weight = NOISE(o, c / b->groups, k, k);
   b->bias = NOISE(o);
   b->out = NOISE(n, (h + 2 * b->padding - k) / b->stride + 1, (w + 2 * b->padding - k) / b->stride + 1, o);
+  return true;
+}
+
+static bool prepare_rows(bench *b, const char *request) {
+  long rows, columns;
+  if (sscanf(request, "layer_norm %ld %ld", &rows, &columns) == 2)
+    b->task = "layer_norm";
+  else if (sscanf(request, "gelu %ld %ld", &rows, &columns) == 2)
+    b->task = "gelu";
+  else
+    return false;
+  b->x = NOISE(rows, columns);
+  b->weight = NOISE(columns);
+  b->bias = NOISE(columns);
+  b->out = NOISE(rows, columns);
   return true;
 }
 
@@ -80,7 +100,7 @@ static void prepare(bench *b, const char *request) {
   fk_context_destroy(b->data);
   check(fk_context_create(&(fk_context_options){.backend = FK_CPU}, &b->ctx));
   check(fk_context_create(&(fk_context_options){.backend = FK_CPU}, &b->data));
-  if (!prepare_conv(b, request) && !prepare_model(b, request)) {
+  if (!prepare_conv(b, request) && !prepare_rows(b, request) && !prepare_model(b, request)) {
     fprintf(stderr, "bench_vision: cannot read the request: %s", request);
     exit(2);
   }
@@ -91,6 +111,10 @@ static void run(bench *b) {
   fk_tensors outputs;
   if (b->model)
     check(fk_model_forward(b->ctx, b->model, &b->inputs, &outputs));
+  else if (strcmp(b->task, "layer_norm") == 0)
+    check(fk_call(b->ctx, "layer_norm", b->x, b->weight, b->bias, 1e-6, b->out));
+  else if (strcmp(b->task, "gelu") == 0)
+    check(fk_call(b->ctx, "gelu", b->x, 0, b->out));
   else
     check(fk_call(b->ctx, "conv2d", b->x, b->weight, b->bias, b->stride, b->stride, b->padding, b->padding, 1, 1,
                   b->groups, b->out));

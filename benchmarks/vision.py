@@ -1,4 +1,4 @@
-"""Convolutions and image models against PyTorch on the CPU, float32, taking turns on every case.
+"""Convolutions, row kernels and image models against PyTorch on the CPU, float32, taking turns on every case.
 
     python benchmarks/vision.py BUILD_DIR [ROUNDS [CASE_FILTER]]
 
@@ -43,6 +43,10 @@ CONVS = [
     ("depthwise 7x7 512, 14 b8", 8, 14, 14, 512, 512, 7, 1, 3, 512),
     ("depthwise 7x7 1024, 7 b8", 8, 7, 7, 1024, 1024, 7, 1, 3, 1024),
 ]
+# (task, rows, columns): one and eight images of ConvNeXt V2 base at 224 in its first and last stage; one and eight passages of
+# 180 tokens in BERT base.
+ROWS = [("layer_norm", 56 * 56, 128), ("layer_norm", 8 * 56 * 56, 128), ("layer_norm", 7 * 7, 1024),
+        ("layer_norm", 180, 768), ("layer_norm", 8 * 180, 768), ("gelu", 56 * 56, 512), ("gelu", 8 * 180, 3072)]
 MODELS = [("convnextv2-base-22k-384", 1, 224), ("convnextv2-base-22k-384", 1, 384),
           ("convnextv2-base-22k-384", 8, 224)]
 
@@ -52,6 +56,13 @@ def conv_peers(n, h, w, c, o, k, s, p, g):
     xl, weight_l = x.to(memory_format=torch.channels_last), weight.to(memory_format=torch.channels_last)
     return {"contiguous": lambda: F.conv2d(x, weight, bias, s, p, 1, g),
             "channels_last": lambda: F.conv2d(xl, weight_l, bias, s, p, 1, g)}
+
+
+def row_peers(task, rows, columns):
+    x, weight, bias = torch.randn(rows, columns), torch.randn(columns), torch.randn(columns)
+    if task == "gelu":
+        return {"eager": lambda: F.gelu(x)}
+    return {"eager": lambda: F.layer_norm(x, (columns,), weight, bias, 1e-6)}
 
 
 def model_peers(preset, batch, size):
@@ -86,6 +97,8 @@ def main(build, rounds, only):
         return float(ours.stdout.readline())
 
     cases = [(label, "conv2d " + " ".join(map(str, shape)), conv_peers, shape) for label, *shape in CONVS]
+    cases += [(f"{task} {rows} x {columns}", f"{task} {rows} {columns}", row_peers, (task, rows, columns))
+              for task, rows, columns in ROWS]
     cases += [(f"{p} b{n} {size}", f"model {p} {n} {size}", model_peers, (p, n, size)) for p, n, size in MODELS]
     clock = os.environ.get("BENCH_CLOCK", "wall")
     print(f"{torch.get_num_threads()} threads, {clock} time, best of {rounds}, torch {torch.__version__}")
