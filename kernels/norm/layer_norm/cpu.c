@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "device/cpu_row.h"
+#include "device/cpu_tile.h"
 #include "tasks/layer_norm.h"
 
 typedef struct job {
@@ -12,19 +13,17 @@ typedef struct job {
   bool stream;
 } job;
 
-/* Four partial sums keep four additions in flight. */
+enum { SUMS = 4 }; /* vectors that keep as many additions in flight */
+
 static float chunk_sum(const float *x, int64_t n) {
-  float a = 0, b = 0, c = 0, d = 0;
-  int64_t q = n / 4;
-#pragma omp simd reduction(+ : a, b, c, d)
-  for (int64_t i = 0; i < q; i++) {
-    a += x[i];
-    b += x[i + q];
-    c += x[i + 2 * q];
-    d += x[i + 3 * q];
-  }
-  for (int64_t i = 4 * q; i < n; i++) a += x[i];
-  return (a + b) + (c + d);
+  fk_vec sum[SUMS] = {0};
+  int64_t i = 0;
+  for (; i + SUMS * FK_LANES <= n; i += SUMS * FK_LANES)
+    for (int v = 0; v < SUMS; v++) sum[v] += fk_vec_load(x + i + v * FK_LANES);
+  for (; i + FK_LANES <= n; i += FK_LANES) sum[0] += fk_vec_load(x + i);
+  float all = fk_vec_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  for (; i < n; i++) all += x[i];
+  return all;
 }
 
 typedef struct moments {
@@ -32,22 +31,21 @@ typedef struct moments {
 } moments;
 
 static moments chunk_moments(const float *x, float shift, int64_t n) {
-  float a = 0, b = 0, c = 0, d = 0;
-  int64_t half = n / 2;
-#pragma omp simd reduction(+ : a, b, c, d)
-  for (int64_t i = 0; i < half; i++) {
-    float p = x[i] - shift, q = x[i + half] - shift;
+  fk_vec first[2] = {0}, second[2] = {0}, away = fk_vec_all(shift);
+  int64_t i = 0;
+  for (; i + 2 * FK_LANES <= n; i += 2 * FK_LANES)
+    for (int v = 0; v < 2; v++) {
+      fk_vec p = fk_vec_load(x + i + v * FK_LANES) - away;
+      first[v] += p;
+      second[v] += p * p;
+    }
+  float a = fk_vec_sum(first[0] + first[1]), b = fk_vec_sum(second[0] + second[1]);
+  for (; i < n; i++) {
+    float p = x[i] - shift;
     a += p;
-    b += q;
-    c += p * p;
-    d += q * q;
+    b += p * p;
   }
-  if (n & 1) {
-    float p = x[n - 1] - shift;
-    a += p;
-    c += p * p;
-  }
-  return (moments){(double)a + (double)b, (double)c + (double)d};
+  return (moments){(double)a, (double)b};
 }
 
 /* The same formula in double, for rows whose sums or squares leave the range of float. */
@@ -97,7 +95,8 @@ static void norm_row(const job *j, const void *x, void *out) {
     row_in_double(j, x, out);
     return;
   }
-  float scale = (float)(1 / sqrt(variance)), offset = (float)(-rest / sqrt(variance));
+  double inverse = 1 / sqrt(variance);
+  float scale = (float)inverse, offset = (float)(-rest * inverse);
   for (int64_t i = 0; i < j->n; i += FK_CHUNK) {
     int64_t count = fk_chunk_at(i, j->n);
     const float *p = fk_row_read(j->type, x, i, in_room, count), *w = j->weight + i, *b = j->bias + i;
