@@ -3,8 +3,9 @@
     python benchmarks/recsys.py BUILD_DIR [ROUNDS [CASE_FILTER]]
 
 The best sample of each side counts: on a shared machine the others only add. Tables of the first cases are larger than
-any last-level cache, and so are the rows that they look up before a batch comes again. Results go to benchmarks/results/. OMP_NUM_THREADS is 2 unless set; BENCH_CLOCK=cpu with
-OMP_NUM_THREADS=1 measures processor time.
+any last-level cache, and so are the rows that they look up before a batch comes again. Where a table happens to lie in
+memory alone can double the time of either side: every case is set up anew several times. Results go to
+benchmarks/results/. OMP_NUM_THREADS is 2 unless set; BENCH_CLOCK=cpu with OMP_NUM_THREADS=1 measures processor time.
 """
 
 import datetime
@@ -24,6 +25,7 @@ from quiet import wait_for_quiet  # noqa: E402
 
 now = time.thread_time if os.environ.get("BENCH_CLOCK") == "cpu" else time.perf_counter
 
+PLACES = 3  # how often a case is set up
 TOUCHED = 1 << 30  # bytes of rows looked up before a batch of bags is repeated
 
 # (task, numbers as bench_recsys.c reads them, dtype): features of DLRMv2 and its interactions. Tables of 4 million rows
@@ -92,32 +94,37 @@ def sample(run):
             return seconds / runs
 
 
-def main(build, rounds, only):
+def turns(build, request, run, rounds, times):
+    """Samples of both sides, in turns, of one process of ours and one set of PyTorch's tensors."""
     ours = subprocess.Popen([f"{build}/bench_recsys"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    run()
+    for _ in range(rounds):
+        wait_for_quiet()
+        ours.stdin.write(request + "\n")
+        ours.stdin.flush()
+        times["ours"].append(float(ours.stdout.readline()))
+        times["pytorch"].append(sample(run))
+    ours.stdin.close()
+    ours.wait()
+
+
+def main(build, rounds, only):
     clock, records = os.environ.get("BENCH_CLOCK", "wall"), []
-    print(f"{torch.get_num_threads()} threads, {clock} time, best of {rounds}, torch {torch.__version__}")
+    print(f"{torch.get_num_threads()} threads, {clock} time, best of {PLACES} x {rounds}, torch {torch.__version__}")
     for task, numbers, dtype in CASES:
         request = f"{task} {' '.join(map(str, numbers))} {dtype}"
         if task == "embedding_bag":
             request += f" {sets_of(numbers[2], numbers[1], numbers[3])}"
         if only not in request:
             continue
-        run, times = peer(task, numbers, dtype), {"ours": [], "pytorch": []}
-        run()
-        for _ in range(rounds):
-            wait_for_quiet()
-            ours.stdin.write(request + "\n")
-            ours.stdin.flush()
-            times["ours"].append(float(ours.stdout.readline()))
-            times["pytorch"].append(sample(run))
+        times = {"ours": [], "pytorch": []}
+        for _ in range(PLACES):
+            turns(build, request, peer(task, numbers, dtype), rounds, times)
         best = {name: min(values) for name, values in times.items()}
         ratio = best["pytorch"] / best["ours"]
         print(f"{request:48} {best['ours'] * 1e3:9.3f}m {best['pytorch'] * 1e3:9.3f}m {ratio:6.2f}  "
               f"{'no slower' if ratio >= 1 else 'MISSED'}", flush=True)
         records.append({"case": request, "seconds": {k: [float(f"{v:.4g}") for v in t] for k, t in times.items()}})
-        del run
-    ours.stdin.close()
-    ours.wait()
     if only:
         return
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")

@@ -3,8 +3,8 @@
     python benchmarks/vision.py BUILD_DIR [ROUNDS [CASE_FILTER]]
 
 PyTorch runs eager, its tensors channels last and contiguous; the faster of the two counts. The best sample of each side
-counts: on a shared machine the others only add. Results go to benchmarks/results/. OMP_NUM_THREADS is 2 unless set;
-BENCH_CLOCK=cpu with OMP_NUM_THREADS=1 measures processor time.
+counts: on a shared machine the others only add, and short cases, more easily disturbed, get more rounds. Results go to
+benchmarks/results/. OMP_NUM_THREADS is 2 unless set; BENCH_CLOCK=cpu with OMP_NUM_THREADS=1 measures processor time.
 """
 
 import datetime
@@ -47,6 +47,7 @@ CONVS = [
 # 180 tokens in BERT base.
 ROWS = [("layer_norm", 56 * 56, 128), ("layer_norm", 8 * 56 * 56, 128), ("layer_norm", 7 * 7, 1024),
         ("layer_norm", 180, 768), ("layer_norm", 8 * 180, 768), ("gelu", 56 * 56, 512), ("gelu", 8 * 180, 3072)]
+SHORT, MORE = 20e-3, 5  # seconds of a case that gets more rounds, and how many times as many
 MODELS = [("convnextv2-base-22k-384", 1, 224), ("convnextv2-base-22k-384", 1, 384),
           ("convnextv2-base-22k-384", 8, 224)]
 
@@ -112,7 +113,7 @@ def main(build, rounds, only):
             run()
         ask(request)
         times = {"ours": [], **{name: [] for name in peers}}
-        for _ in range(rounds):
+        for _ in range(rounds if ask(request) > SHORT else MORE * rounds):
             wait_for_quiet()
             times["ours"].append(ask(request))
             for name, run in peers.items():
