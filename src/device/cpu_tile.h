@@ -217,4 +217,16 @@ static inline void fk_pack_columns(const float *const row[FK_LANES], int valid, 
     for (int i = 0; i < FK_LANES; i++) to[k * ld + i] = i < valid ? row[i][k] : 0;
 }
 
+/* The way back: columns [0, n) of sums, [n][ld], n a multiple of FK_LANES, become the first `valid` of FK_LANES rows,
+ * bias (n floats, or NULL) added. */
+static inline void fk_unpack_columns(const float *sums, int64_t ld, int64_t n, const float *bias,
+                                     float *const row[FK_LANES], int valid) {
+  for (int64_t k = 0; k < n; k += FK_LANES) {
+    fk_vec v[FK_LANES];
+    for (int i = 0; i < FK_LANES; i++) v[i] = fk_vec_load(sums + (k + i) * ld);
+    fk_transpose(v);
+    for (int i = 0; i < valid; i++) fk_vec_store(row[i] + k, bias ? v[i] + fk_vec_load(bias + k) : v[i]);
+  }
+}
+
 #endif

@@ -136,9 +136,22 @@ static void multiply(const gemm *g, int64_t n, int64_t k, int64_t depth, const f
   }
 }
 
-/* Turns sums[feature][pixel] into pixels of out from channel c on. */
+/* Turns sums[feature][pixel] into pixels of out from channel c on: whole vectors of floats, straight from the registers
+ * that turned them. */
+static void write_floats(const gemm *g, int64_t r0, int64_t n, int64_t c, int64_t count, const float *sums) {
+  const float *bias = g->p->a->bias ? (const float *)fk_data(g->p->a->bias) + c : NULL;
+  for (int64_t r = 0; r < n; r += FK_LANES) {
+    int valid = (int)at_most(n - r, FK_LANES);
+    float *row[FK_LANES];
+    for (int i = 0; i < valid; i++) row[i] = (float *)(void *)out_pixel(g->p, r0 + r + i, c);
+    fk_unpack_columns(sums + r, ROW_BLOCK, count, bias, row, valid);
+  }
+}
+
+/* The same of any type and number. */
 static void write_pixels(const gemm *g, int64_t r0, int64_t n, int64_t c, int64_t count, const float *sums) {
   float line[FK_LANES][FEATURE_BLOCK], bias[FEATURE_BLOCK];
+  if (g->p->type == FK_F32 && count % FK_LANES == 0) return write_floats(g, r0, n, c, count, sums);
   read_bias(g->p, c, count, bias);
   for (int64_t r = 0; r < n; r += FK_LANES) {
     for (int64_t f = 0; f < count; f += FK_LANES) {

@@ -115,15 +115,10 @@ static void multiply(const problem *p, const float *packed, int64_t n, int64_t k
 static void write_floats(const problem *p, int64_t r0, int64_t n, int64_t start, int64_t count, const float *sums) {
   const float *bias = p->a->bias ? (const float *)fk_data(p->a->bias) + start : NULL;
   for (int64_t r = 0; r < n; r += FK_LANES) {
-    int64_t rows = n - r < FK_LANES ? n - r : FK_LANES;
-    float *to[FK_LANES];
-    for (int64_t i = 0; i < rows; i++) to[i] = (float *)fk_row(p->a->out, r0 + r + i) + start;
-    for (int64_t f = 0; f < count; f += FK_LANES) {
-      fk_vec v[FK_LANES];
-      for (int i = 0; i < FK_LANES; i++) v[i] = fk_vec_load(sums + (f + i) * ROW_BLOCK + r);
-      fk_transpose(v);
-      for (int64_t i = 0; i < rows; i++) fk_vec_store(to[i] + f, bias ? v[i] + fk_vec_load(bias + f) : v[i]);
-    }
+    int valid = (int)(n - r < FK_LANES ? n - r : FK_LANES);
+    float *row[FK_LANES];
+    for (int i = 0; i < valid; i++) row[i] = (float *)fk_row(p->a->out, r0 + r + i) + start;
+    fk_unpack_columns(sums + r, ROW_BLOCK, count, bias, row, valid);
   }
 }
 
