@@ -96,10 +96,11 @@ int fk_cuda_graph_nodes(const fk_cuda_graph *graph);
 const char *fk_cuda_graph_foreign(const fk_cuda_graph *graph);
 void fk_cuda_graph_destroy(fk_cuda_graph *graph);
 
-/* What computed the last matrix product of this GPU and, where that was measured, its time and its best rival's:
- * "skinny_16 10.06 us; cublaslt 11.34 us", "cublaslt 66 tile 24 stages 9 splitk 1". "" when there was none. Valid until
- * the next one. */
-const char *fk_cuda_gemm_choice(const fk_cuda *cuda);
+/* What computed the last call that had a choice and, where it was measured, its time and its best rival's: "skinny_16
+ * 10.06 us; cublaslt 11.34 us", "cublaslt 66 tile 24 stages 9 splitk 1", "cudnn 1 ...", "prefill_sm90". "" when there
+ * was no choice since the reset. */
+void fk_cuda_choice_reset(fk_cuda *cuda);
+void fk_cuda_choice(const fk_cuda *cuda, char *text, size_t size);
 
 /* A group of ranks, one GPU and one thread or process each, that exchange data by NCCL. One of them, or somebody else,
  * makes an id; all join with it at the same time, each waiting for the others. comm is the ncclComm_t as a number (what

@@ -37,9 +37,12 @@ fk_status fk_cuda_enter(const fk_cuda *cuda) {
   (void)cuda;
   return none();
 }
-const char *fk_cuda_gemm_choice(const fk_cuda *cuda) {
+void fk_cuda_choice_reset(fk_cuda *cuda) {
   (void)cuda;
-  return "";
+}
+void fk_cuda_choice(const fk_cuda *cuda, char *text, size_t size) {
+  (void)cuda;
+  if (size) *text = '\0';
 }
 fk_memory *fk_cuda_memory(fk_cuda *cuda) {
   (void)cuda;

@@ -72,20 +72,37 @@ static fk_status as_linear(fk_context *ctx, const fk_conv2d_args *a, const conv_
   return fk_call_array(ctx, "linear", args, 4);
 }
 
+/* Our ways to compute it, the best by default first. */
+typedef enum conv_way { CONV_WGMMA, CONV_MMA, CONV_DIRECT } conv_way;
+static const char *const way_names[] = {"wgmma", "mma", "direct"};
+
 /* One call on its way to whoever computes it. */
 typedef struct conv_call {
   fk_type type;
   conv_job job;
+  int num_ways;
+  conv_way ways[FK_CONV_MAX_OWN];
 } conv_call;
 
-/* The way that should be best, or with others > 0 another one, where there is another worth trying. */
-static fk_status own(fk_context *ctx, const void *self, int others) {
-  const conv_call *c = (const conv_call *)self;
+static void find_ways(const fk_cuda *cuda, conv_call *c) {
   const conv_job joined = conv_joined(c->job);
-  if (conv_can_wgmma(fk_context_cuda(ctx), c->type, joined) && others-- == 0) return conv_wgmma(ctx, c->type, joined);
-  if (conv_can_mma(c->type, joined) && others-- == 0) return conv_mma(ctx, c->type, joined);
-  if (others > 0 || conv_can_mma(c->type, joined)) return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: no other way");
-  return conv_direct(ctx, c->type, c->job);
+  if (conv_can_wgmma(cuda, c->type, joined)) c->ways[c->num_ways++] = CONV_WGMMA;
+  if (conv_can_mma(c->type, joined))
+    c->ways[c->num_ways++] = CONV_MMA;
+  else
+    c->ways[c->num_ways++] = CONV_DIRECT;
+}
+
+static fk_status own(fk_context *ctx, const void *self, int way) {
+  const conv_call *c = (const conv_call *)self;
+  switch (c->ways[way]) {
+    case CONV_WGMMA:
+      return conv_wgmma(ctx, c->type, conv_joined(c->job));
+    case CONV_MMA:
+      return conv_mma(ctx, c->type, conv_joined(c->job));
+    default:
+      return conv_direct(ctx, c->type, c->job);
+  }
 }
 
 static fk_status packed_weights(fk_context *ctx, const void *self, const void **weights) {
@@ -124,6 +141,8 @@ static fk_status fastest(fk_context *ctx, const conv_call *c) {
   d.bias = j.bias;
   d.out = j.out;
   d.self = c;
+  d.num_own = c->num_ways;
+  for (int i = 0; i < c->num_ways; i++) d.own_names[i] = way_names[c->ways[i]];
   d.own = own;
   d.weights = packed_weights;
   return fk_cudnn_convolve(ctx, &d);
@@ -133,9 +152,21 @@ fk_status fk_cuda_conv2d(fk_context *ctx, const fk_conv2d_args *a) {
   if (fk_numel(a->out) == 0) return FK_OK;
   if (!fits_int(a)) return fk_fail(FK_ERROR_UNSUPPORTED, "conv2d: cuda: expected sides below 2^30");
   conv_call c = {fk_type_of(a->x), job_of(a)};
-  if (conv_can_depthwise_mma(c.type, c.job)) return conv_depthwise_mma(ctx, c.type, c.job);
-  if (conv_can_depthwise_rows(c.type, c.job)) return conv_depthwise_rows(ctx, c.type, c.job);
-  if (c.job.channels == 1 && c.job.features == 1) return conv_depthwise(ctx, c.type, c.job);
+  if (conv_can_depthwise_mma(c.type, c.job)) {
+    fk_cuda_chose(ctx, "depthwise_mma");
+    return conv_depthwise_mma(ctx, c.type, c.job);
+  }
+  if (conv_can_depthwise_rows(c.type, c.job)) {
+    fk_cuda_chose(ctx, "depthwise_rows");
+    return conv_depthwise_rows(ctx, c.type, c.job);
+  }
+  if (c.job.channels == 1 && c.job.features == 1) {
+    fk_cuda_chose(ctx, "depthwise");
+    return conv_depthwise(ctx, c.type, c.job);
+  }
   if (is_linear(a, c.job)) return as_linear(ctx, a, c.job);
-  return library_can(a, c.job) ? fastest(ctx, &c) : own(ctx, &c, 0);
+  find_ways(fk_context_cuda(ctx), &c);
+  if (library_can(a, c.job)) return fastest(ctx, &c);
+  fk_cuda_chose(ctx, way_names[c.ways[0]]);
+  return own(ctx, &c, 0);
 }

@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "core/context.h"
+#include "device/cuda/choice_file.h"
 #include "device/cuda/libraries.h"
+#include "device/cuda/measure.h"
 
 #if __has_include(<cudnn.h>)
 #include <cudnn.h>
@@ -33,15 +35,12 @@
   X(cudnnConvolutionForward, forward)                        \
   X(cudnnConvolutionBiasActivationForward, forward_bias)
 
-enum {
-  WORKSPACE_BYTES = 64 << 20,
-  SAMPLES = 7, /* of each candidate; odd */
-  NUM_ALGORITHMS = 2
-};
+enum { WORKSPACE_BYTES = 64 << 20, NUM_ALGORITHMS = 2 };
 /* Below this a wrong choice costs less than loading the library. */
 static const double worth_flops = 1 << 26;
 static const cudnnConvolutionFwdAlgo_t algorithms[NUM_ALGORITHMS] = {CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM,
                                                                      CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM};
+static const char *const algorithm_names[NUM_ALGORITHMS] = {"cudnn implicit_precomp_gemm", "cudnn implicit_gemm"};
 
 /* What a choice depends on. */
 typedef struct key {
@@ -52,8 +51,10 @@ typedef struct key {
 typedef struct entry {
   struct entry *next;
   key key;
-  int algorithm; /* of the library; -1: own, -2: own's second variant */
+  int way; /* own ones first, then the library's algorithms */
   bool measured;
+  const char *name;
+  char report[96]; /* of the measurement */
   cudnnTensorDescriptor_t x, out, bias;
   cudnnFilterDescriptor_t filter;
   cudnnConvolutionDescriptor_t conv;
@@ -69,6 +70,9 @@ struct fk_cudnn {
   cudnnActivationDescriptor_t identity;
   void *workspace;
   entry *entries;
+  const entry *last;
+  fk_choice_file *file;
+  fk_meter meter;
 };
 
 /* ---- The library ----------------------------------------------------------------------------------------- */
@@ -118,16 +122,9 @@ static bool open_handle(fk_cudnn *dnn, const fk_cuda *cuda) {
          cudaMalloc(&dnn->workspace, WORKSPACE_BYTES) == cudaSuccess;
 }
 
-static bool recording(const fk_cuda *cuda) {
-  enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  if (cuda->capturing) return true;
-  if (cudaStreamIsCapturing(cuda->stream, &status) != cudaSuccess) cudaGetLastError();
-  return status != cudaStreamCaptureStatusNone;
-}
-
 fk_cudnn *fk_cuda_cudnn(fk_cuda *cuda) {
   if (cuda->cudnn) return cuda->cudnn->library ? cuda->cudnn : NULL;
-  if (recording(cuda)) return NULL; /* another time: nothing is allocated in a recording */
+  if (fk_cuda_recording(cuda)) return NULL; /* another time: nothing is allocated in a recording */
   fk_cudnn *dnn = cuda->cudnn = calloc(1, sizeof *dnn);
   if (!dnn || !load(dnn)) return NULL;
   if (open_handle(dnn, cuda)) return dnn;
@@ -147,6 +144,8 @@ void fk_cudnn_destroy(fk_cudnn *dnn) {
     if (e->conv) dnn->conv_destroy(e->conv);
     free(e);
   }
+  fk_choice_file_close(dnn->file);
+  fk_meter_close(&dnn->meter);
   close_library(dnn);
   free(dnn);
 }
@@ -196,7 +195,7 @@ static entry *entry_of(fk_cudnn *dnn, const fk_cudnn_conv *c) {
   entry *e = calloc(1, sizeof *e);
   if (!e) return NULL;
   e->key = k;
-  e->algorithm = -1;
+  e->name = c->own_names[0];
   bool described = dnn->library && describe(dnn, e, c);
   for (int i = 0; i < NUM_ALGORITHMS; i++)
     if (!described || dnn->workspace_size(dnn->handle, e->x, e->filter, e->conv, e->out, algorithms[i],
@@ -225,92 +224,104 @@ static fk_status run_library(fk_context *ctx, const fk_cudnn *dnn, const entry *
   return fk_fail(FK_ERROR_UNSUPPORTED, "cuDNN: algorithm %d failed with status %d", i, (int)status);
 }
 
-static fk_status run(fk_context *ctx, const fk_cudnn *dnn, const entry *e, const fk_cudnn_conv *c, int algorithm) {
-  return algorithm < 0 ? c->own(ctx, c->self, -1 - algorithm) : run_library(ctx, dnn, e, c, algorithm);
+static fk_status run(fk_context *ctx, const fk_cudnn *dnn, const entry *e, const fk_cudnn_conv *c, int way) {
+  return way < c->num_own ? c->own(ctx, c->self, way) : run_library(ctx, dnn, e, c, way - c->num_own);
 }
 
-typedef struct stopwatch {
-  void *flush; /* device memory, twice the L2 cache */
-  size_t bytes;
-  cudaEvent_t start, stop;
-} stopwatch;
-
-/* The memset clears the caches and keeps the GPU busy until everything is queued. */
-static fk_status sample(fk_context *ctx, const fk_cudnn *dnn, const entry *e, const fk_cudnn_conv *c, int algorithm,
-                        const stopwatch *k, float *milliseconds) {
-  cudaStream_t stream = fk_context_cuda(ctx)->stream;
-  fk_context_mark mark = fk_context_save(ctx);
-  FK_CUDA_TRY(cudaMemsetAsync(k->flush, 0, k->bytes, stream));
-  FK_CUDA_TRY(cudaEventRecord(k->start, stream));
-  fk_status status = run(ctx, dnn, e, c, algorithm);
-  fk_context_rewind(ctx, mark);
-  FK_TRY(status);
-  FK_CUDA_TRY(cudaEventRecord(k->stop, stream));
-  FK_CUDA_TRY(cudaEventSynchronize(k->stop));
-  FK_CUDA_TRY(cudaEventElapsedTime(milliseconds, k->start, k->stop));
-  return FK_OK;
+static const char *name_of(const fk_cudnn_conv *c, int way) {
+  return way < c->num_own ? c->own_names[way] : algorithm_names[way - c->num_own];
 }
 
-static const float FAILED = 1e30f;
-static float measure(fk_context *ctx, const fk_cudnn *dnn, const entry *e, const fk_cudnn_conv *c, int algorithm,
-                     const stopwatch *k) {
-  float sorted[SAMPLES], ms = 0;
-  for (int count = -1; count < SAMPLES; count++) {
-    if (sample(ctx, dnn, e, c, algorithm, k, &ms) != FK_OK) {
-      cudaGetLastError();
-      return FAILED;
-    }
-    if (count < 0) continue; /* the first one loads code */
-    int at = count;
-    for (; at > 0 && sorted[at - 1] > ms; at--) sorted[at] = sorted[at - 1];
-    sorted[at] = ms;
+static double flops_of(const fk_cudnn_conv *c) {
+  return 2.0 * c->batch * c->out_height * c->out_width * (double)c->out_channels *
+         (double)(c->in_channels / c->groups) * c->kernel_h * c->kernel_w;
+}
+
+/* ---- Choosing -------------------------------------------------------------------------------------------- */
+
+typedef struct contest {
+  fk_context *ctx;
+  const fk_cudnn *dnn;
+  const entry *e;
+  const fk_cudnn_conv *c;
+} contest;
+
+static fk_status run_candidate(void *self, int candidate, int repetition) {
+  const contest *t = self;
+  (void)repetition;
+  fk_context_mark mark = fk_context_save(t->ctx);
+  fk_status status = run(t->ctx, t->dnn, t->e, t->c, candidate);
+  fk_context_rewind(t->ctx, mark);
+  return status;
+}
+
+static void shape_text(const key *k, char *text, size_t size) {
+  snprintf(text, size, "conv2d %s n%d h%d w%d c%d o%d k%dx%d s%d,%d p%d,%d d%d,%d g%d bias%d",
+           fk_type_name((fk_type)k->type), k->batch, k->height, k->width, k->in_channels, k->out_channels, k->kernel_h,
+           k->kernel_w, k->stride_h, k->stride_w, k->padding_h, k->padding_w, k->dilation_h, k->dilation_w, k->groups,
+           k->has_bias);
+}
+
+static bool remembered(const fk_cudnn *dnn, entry *e, const fk_cudnn_conv *c, const char *shape) {
+  const char *by;
+  if (!fk_choice_file_get(dnn->file, shape, &by, NULL)) return false;
+  for (int way = 0; way < c->num_own + NUM_ALGORITHMS; way++) {
+    if (strcmp(by, name_of(c, way)) != 0) continue;
+    if (way >= c->num_own && e->workspace[way - c->num_own] > WORKSPACE_BYTES) return false;
+    e->way = way;
+    e->name = name_of(c, way);
+    return true;
   }
-  return sorted[SAMPLES / 2];
+  return false;
 }
 
-static fk_status start_clock(const fk_cuda *cuda, stopwatch *k) {
-  int l2 = 0;
-  FK_CUDA_TRY(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, cuda->device_id));
-  k->bytes = 2 * (size_t)(l2 > 0 ? l2 : 32 << 20);
-  FK_CUDA_TRY(cudaMalloc(&k->flush, k->bytes));
-  FK_CUDA_TRY(cudaEventCreate(&k->start));
-  FK_CUDA_TRY(cudaEventCreate(&k->stop));
-  return FK_OK;
+/* Anything that fails leaves the first own way. */
+static void choose(fk_context *ctx, fk_cudnn *dnn, entry *e, const fk_cudnn_conv *c) {
+  char shape[256];
+  fk_measured times[FK_MEASURE_MAX];
+  contest t = {ctx, dnn, e, c};
+  /* At 300 TFLOP/s. */
+  fk_contest contest = {run_candidate, &t, c->num_own + NUM_ALGORITHMS, flops_of(c) / 3e8, true, c->num_own};
+  if (!dnn->file)
+    dnn->file = fk_choice_file_open(fk_context_cuda(ctx), "cudnn", dnn->library ? (int)dnn->get_version() : 0);
+  shape_text(&e->key, shape, sizeof shape);
+  if (remembered(dnn, e, c, shape)) return;
+  int count = fk_measure(fk_context_cuda(ctx), &dnn->meter, &contest, times);
+  if (count == 0) return;
+  e->way = times[0].candidate;
+  e->name = name_of(c, e->way);
+  snprintf(e->report, sizeof e->report, " %.2f us", times[0].microseconds);
+  if (count > 1)
+    snprintf(e->report, sizeof e->report, " %.2f us; %s %.2f us", times[0].microseconds, name_of(c, times[1].candidate),
+             times[1].microseconds);
+  fk_choice_file_put(dnn->file, shape, e->name, NULL, times[0].microseconds);
 }
 
-/* Anything that fails leaves the choice with own. */
-static void choose(fk_context *ctx, const fk_cudnn *dnn, entry *e, const fk_cudnn_conv *c) {
-  stopwatch k = {0};
-  if (start_clock(fk_context_cuda(ctx), &k) == FK_OK) {
-    float best = measure(ctx, dnn, e, c, -1, &k);
-    for (int i = -2; i < NUM_ALGORITHMS; i++) {
-      if (i == -1) continue;
-      float ms = measure(ctx, dnn, e, c, i, &k);
-      if (ms >= best) continue;
-      best = ms;
-      e->algorithm = i;
-    }
-  }
-  if (k.start) cudaEventDestroy(k.start);
-  if (k.stop) cudaEventDestroy(k.stop);
-  if (k.flush) cudaFree(k.flush);
+static void describe_choice(const fk_cuda *cuda, char *text, size_t size) {
+  const entry *e = cuda->cudnn->last;
+  snprintf(text, size, "%s%s", e->name, e->report);
 }
 
 fk_status fk_cudnn_convolve(fk_context *ctx, const fk_cudnn_conv *c) {
   fk_cuda *cuda = fk_context_cuda(ctx);
   const char *tune = getenv("FASTKERNELS_TUNE");
-  double flops = 2.0 * c->batch * c->out_height * c->out_width * (double)c->out_channels *
-                 (double)(c->in_channels / c->groups) * c->kernel_h * c->kernel_w;
-  if (flops < worth_flops || (tune && strcmp(tune, "0") == 0)) return c->own(ctx, c->self, 0);
-  fk_cuda_cudnn(cuda);
-  fk_cudnn *dnn = cuda->cudnn; /* holds the choices even where the library is missing */
-  entry *e = dnn ? entry_of(dnn, c) : NULL;
-  if (!e) return c->own(ctx, c->self, 0);
-  if (!e->measured && !recording(cuda)) {
-    e->measured = true;
-    choose(ctx, dnn, e, c);
+  entry *e = NULL;
+  if (flops_of(c) >= worth_flops && !(tune && strcmp(tune, "0") == 0)) {
+    fk_cuda_cudnn(cuda);
+    /* It holds the choices even where the library is missing. */
+    e = cuda->cudnn ? entry_of(cuda->cudnn, c) : NULL;
   }
-  return run(ctx, dnn, e, c, e->algorithm);
+  if (!e) {
+    fk_cuda_chose(ctx, c->own_names[0]);
+    return c->own(ctx, c->self, 0);
+  }
+  if (!e->measured && !fk_cuda_recording(cuda)) {
+    e->measured = true;
+    choose(ctx, cuda->cudnn, e, c);
+  }
+  cuda->cudnn->last = e;
+  cuda->chosen = (fk_cuda_chosen){.describe = describe_choice};
+  return run(ctx, cuda->cudnn, e, c, e->way);
 }
 
 #else /* a toolkit without cuDNN's header */

@@ -6,16 +6,17 @@
 #include <string.h>
 
 #include "core/context.h"
+#include "device/cuda/choice_file.h"
 #include "device/cuda/cublaslt.h"
-#include "device/cuda/gemm_file.h"
 #include "device/cuda/gemm_library.h"
-#include "device/cuda/gemm_measure.h"
+#include "device/cuda/measure.h"
 
 enum {
   EXACT_ROWS = 64, /* up to here every number of rows is measured by itself */
   PROPOSALS = 14,  /* asked of the library for one shape; half as many again without workspace */
   HASH_START = 64,
   MAX_OPTIONS = 32, /* the choice, and own kernels beside it */
+  MAX_COPIES = 64,  /* of the weights, while measuring */
 };
 /* Below this a wrong choice costs less than the choosing. */
 static const double worth_flops = 1 << 24;
@@ -41,7 +42,7 @@ typedef struct entry {
   fk_gemm_product *product;
   choice options[MAX_OPTIONS];
   int num_options, selected;
-  char report[80]; /* of the measurement */
+  char report[112]; /* of the measurement */
 } entry;
 
 struct fk_gemm_table {
@@ -49,11 +50,10 @@ struct fk_gemm_table {
   size_t capacity, count;
   bool tune;
   const char *forced; /* FASTKERNELS_GEMM */
-  fk_gemm_file *file;
-  fk_gemm_meter meter;
+  fk_choice_file *file;
+  fk_meter meter;
   const entry *last;
   unsigned *flags;
-  char text[192];
 };
 
 /* One call on its way. */
@@ -65,13 +65,6 @@ typedef struct call {
   const fk_gemm_kernel *own;
   int num_own;
 } call;
-
-static bool recording(const fk_cuda *cuda) {
-  enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  if (cuda->capturing) return true;
-  if (cudaStreamIsCapturing(cuda->stream, &status) != cudaSuccess) cudaGetLastError();
-  return status != cudaStreamCaptureStatusNone;
-}
 
 /* ---- The table ------------------------------------------------------------------------------------------- */
 
@@ -168,15 +161,15 @@ void fk_gemm_table_destroy(fk_gemm_table *t, struct fk_cublaslt *lt) {
     free(t->slots[i]);
   }
   free(t->slots);
-  fk_gemm_file_close(t->file);
-  fk_gemm_meter_close(&t->meter);
+  fk_choice_file_close(t->file);
+  fk_meter_close(&t->meter);
   if (t->flags) cudaFree(t->flags);
   free(t);
 }
 
 static fk_status make_flags(fk_cuda *cuda, fk_gemm_table *t) {
   const size_t bytes = FK_GEMM_FLAGS * sizeof *t->flags;
-  if (t->flags || recording(cuda)) return FK_OK;
+  if (t->flags || fk_cuda_recording(cuda)) return FK_OK;
   FK_CUDA_TRY(cudaMalloc((void **)&t->flags, bytes));
   FK_CUDA_TRY(cudaMemsetAsync(t->flags, 0, bytes, cuda->stream));
   return FK_OK;
@@ -196,32 +189,70 @@ static fk_status run_choice(const call *c, entry *e, const choice *by) {
 typedef struct contest {
   const call *c;
   entry *e;
-  choice list[FK_GEMM_MAX_CANDIDATES];
+  choice list[FK_MEASURE_MAX];
   int count;
+  int first_proposal;
+  const void *weights[MAX_COPIES]; /* themselves, and copies */
+  int num_weights;
 } contest;
+
+/* As many copies as there is room for. */
+static fk_status copy_weights(contest *t) {
+  const fk_gemm_args *g = t->c->g;
+  fk_cuda *cuda = t->c->cuda;
+  fk_meter *meter = &t->c->table->meter;
+  size_t width = fk_type_bytes(g->type, 1), bytes = (size_t)((g->features - 1) * g->ldw + g->depth) * width;
+  size_t step = (bytes + 255) / 256 * 256;
+  FK_TRY(fk_meter_open(cuda, meter));
+  t->weights[0] = g->weight;
+  for (t->num_weights = 1; t->num_weights < MAX_COPIES; t->num_weights++) {
+    size_t at = (size_t)(t->num_weights - 1) * step;
+    if (at + bytes > meter->bytes) break;
+    FK_CUDA_TRY(cudaMemcpyAsync(meter->memory + at, g->weight, bytes, cudaMemcpyDeviceToDevice, cuda->stream));
+    t->weights[t->num_weights] = meter->memory + at;
+  }
+  return FK_OK;
+}
+
+/* Microseconds at 4 TB/s and 500 TFLOP/s. */
+static double guess(const fk_gemm_args *g) {
+  double flops = 2.0 * (double)g->rows * (double)g->features * (double)g->depth;
+  double bytes = (double)g->features * (double)g->depth * (double)fk_type_bytes(g->type, 1);
+  return bytes / 4e6 + flops / 5e8;
+}
 
 static void gather(contest *t) {
   const call *c = t->c;
   fk_gemm_algo algos[FK_GEMM_MAX_ALGORITHMS];
   int found = 0;
-  for (int i = 0; i < c->num_own && t->count < FK_GEMM_MAX_CANDIDATES; i++)
+  for (int i = 0; i < c->num_own && t->count < FK_MEASURE_MAX; i++)
     if (c->own[i].fit(c->cuda, c->g)) t->list[t->count++] = (choice){.own = &c->own[i]};
   fk_gemm_library_propose(c->cuda, c->g, &t->e->product, PROPOSALS, algos, &found);
-  for (int i = 0; i < found && t->count < FK_GEMM_MAX_CANDIDATES; i++) t->list[t->count++] = (choice){.algo = algos[i]};
+  t->first_proposal = t->count;
+  for (int i = 0; i < found && t->count < FK_MEASURE_MAX; i++) t->list[t->count++] = (choice){.algo = algos[i]};
 }
 
-static fk_status run_candidate(void *self, int candidate, const fk_gemm_args *g) {
+static fk_status run_candidate(void *self, int candidate, int repetition) {
   const contest *t = self;
+  fk_gemm_args g = *t->c->g;
   call c = *t->c;
-  c.g = g;
+  g.weight = t->weights[repetition % t->num_weights];
+  c.g = &g;
   fk_context_mark mark = fk_context_save(c.ctx);
   fk_status status = run_choice(&c, t->e, &t->list[candidate]);
   fk_context_rewind(c.ctx, mark);
   return status;
 }
 
+/* What the library itself would have taken: its first proposal, unless that won. */
+static void report_first(const contest *t, const fk_measured *times, int count, char *text, size_t size) {
+  for (int i = 1; i < count; i++)
+    if (times[i].candidate == t->first_proposal)
+      snprintf(text, size, "; its first proposal %.2f us", times[i].microseconds);
+}
+
 /* "10.06 us; cublaslt 11.34 us": the fastest, and the first of the other kind, own or of the library. */
-static void report(const contest *t, const fk_gemm_time *times, int count, char *text, size_t size) {
+static void report(const contest *t, const fk_measured *times, int count, char *text, size_t size) {
   const fk_gemm_kernel *first = t->list[times[0].candidate].own, *own = NULL;
   int rival = 1;
   for (; rival < count; rival++) {
@@ -233,13 +264,16 @@ static void report(const contest *t, const fk_gemm_time *times, int count, char 
              times[rival].microseconds);
   else
     snprintf(text, size, "%.2f us", times[0].microseconds);
+  if (!first) report_first(t, times, count, text + strlen(text), size - strlen(text));
 }
 
 static bool measure_all(const call *c, entry *e) {
   contest t = {.c = c, .e = e};
-  fk_gemm_time times[FK_GEMM_MAX_CANDIDATES];
+  fk_measured times[FK_MEASURE_MAX];
   gather(&t);
-  int count = fk_gemm_measure(c->cuda, &c->table->meter, c->g, run_candidate, &t, t.count, times);
+  if (copy_weights(&t) != FK_OK) return false;
+  fk_contest contest = {run_candidate, &t, t.count, guess(c->g), false, t.first_proposal};
+  int count = fk_measure(c->cuda, &c->table->meter, &contest, times);
   if (count == 0) return false;
   e->choice = t.list[times[0].candidate];
   e->choice.microseconds = times[0].microseconds;
@@ -258,7 +292,7 @@ static const fk_gemm_kernel *own_named(const call *c, const char *name) {
 static bool remembered(const call *c, entry *e, const char *shape) {
   const char *by;
   choice found = {0};
-  if (!fk_gemm_file_get(c->table->file, shape, &by, &found.algo)) return false;
+  if (!fk_choice_file_get(c->table->file, shape, &by, &found.algo)) return false;
   if (strcmp(by, "cublaslt") == 0) {
     if (!fk_gemm_library_valid(c->cuda, c->g, &e->product, &found.algo)) return false;
   } else {
@@ -300,29 +334,27 @@ static fk_status choose(const call *c, entry *e) {
   fk_gemm_table *t = c->table;
   char shape[320];
   double flops = 2.0 * (double)c->g->rows * (double)c->g->features * (double)c->g->depth;
-  if (recording(c->cuda)) return e->chosen ? FK_OK : unmeasured(c, e);
+  if (fk_cuda_recording(c->cuda)) return e->chosen ? FK_OK : unmeasured(c, e);
   e->final = true;
   if (t->forced && forced(c, e)) return FK_OK;
   if (!t->tune || flops < worth_flops) return unmeasured(c, e);
   const fk_cublaslt *lt = fk_cuda_cublaslt(c->cuda);
-  if (!t->file) t->file = fk_gemm_file_open(c->cuda, fk_cublaslt_number(lt));
+  if (!t->file) t->file = fk_choice_file_open(c->cuda, "cublaslt", fk_cublaslt_number(lt));
   shape_text(&e->key, shape, sizeof shape);
   if (remembered(c, e, shape)) return FK_OK;
   if (!measure_all(c, e)) return unmeasured(c, e);
   const choice *by = &e->choice;
-  fk_gemm_file_put(t->file, shape, by->own ? by->own->name : "cublaslt", by->own ? NULL : &by->algo, by->microseconds);
+  fk_choice_file_put(t->file, shape, by->own ? by->own->name : "cublaslt", by->own ? NULL : &by->algo,
+                     by->microseconds);
   return FK_OK;
 }
 
-const char *fk_cuda_gemm_choice(const fk_cuda *cuda) {
-  fk_gemm_table *t = cuda->gemms;
-  if (!t || !t->last) return "";
-  const choice *by = &t->last->choice;
+static void describe(const fk_cuda *cuda, char *text, size_t size) {
+  const entry *e = cuda->gemms->last;
+  const choice *by = &e->choice;
   char algo[96] = "";
   if (!by->own) fk_gemm_library_text(cuda->cublaslt, &by->algo, algo, sizeof algo);
-  snprintf(t->text, sizeof t->text, "%s%s%s", by->own ? by->own->name : algo, *t->last->report ? " " : "",
-           t->last->report);
-  return t->text;
+  snprintf(text, size, "%s%s%s", by->own ? by->own->name : algo, *e->report ? " " : "", e->report);
 }
 
 /* ---- Options ---------------------------------------------------------------------------------------------- */
@@ -368,5 +400,6 @@ fk_status fk_gemm(fk_context *ctx, const fk_gemm_args *g, const fk_gemm_kernel *
     if (e->final) list_options(&c, e);
   }
   c.table->last = e;
+  c.cuda->chosen = (fk_cuda_chosen){.describe = describe};
   return run_choice(&c, e, &e->choice);
 }

@@ -3,10 +3,10 @@
  *   out[rows, features] = x[rows, depth] weight[features, depth]^T (+ bias[features])
  *
  * Candidates are the own kernels that the caller lists and the algorithms that cuBLASLt's heuristic proposes. Outside a
- * graph recording, the first product of a shape times every candidate (gemm_measure.h) and keeps the fastest; the
- * choice is remembered in memory and in a file per GPU, driver and version of cuBLASLt ($FASTKERNELS_CACHE, else
- * $XDG_CACHE_HOME/fastkernels, else ~/.cache/fastkernels). While a graph is recorded nothing can be measured: a shape
- * that was not met before takes the first choice unmeasured. FASTKERNELS_TUNE=0 never measures and reads no file.
+ * graph recording, the first product of a shape times every candidate (measure.h) over copies of the weights that
+ * together do not fit the caches, as a decode step finds them, and keeps the fastest; the choice is remembered in
+ * memory and in a file (choice_file.h). While a graph is recorded nothing can be measured: a shape that was not met
+ * before takes the first choice unmeasured. FASTKERNELS_TUNE=0 never measures and reads no file.
  * FASTKERNELS_GEMM=<name> takes one own kernel, or the first proposal of "cublaslt", wherever it can be used: for
  * tests.
  *

@@ -2,15 +2,13 @@
 #ifndef FK_DEVICE_CUDA_GEMM_LIBRARY_H
 #define FK_DEVICE_CUDA_GEMM_LIBRARY_H
 
+#include "device/cuda/choice_file.h"
 #include "device/cuda/gemm.h"
 #include "device/cuda/libraries.h"
 
 enum { FK_GEMM_MAX_ALGORITHMS = 24 };
 
-/* An algorithm of the library and its settings, as the library encodes them: only good for the same version. */
-typedef struct fk_gemm_algo {
-  uint64_t data[8];
-} fk_gemm_algo;
+typedef fk_choice_algo fk_gemm_algo;
 
 /* The library's descriptors of one shape, made when a function below first needs them; *product starts NULL. */
 typedef struct fk_gemm_product fk_gemm_product;

@@ -22,9 +22,10 @@ fk_cudnn *fk_cuda_cudnn(fk_cuda *cuda);
 void fk_cudnn_destroy(fk_cudnn *dnn);
 void fk_cudnn_version(char *text, size_t size);
 
-/* A convolution of dense channels-last images. The two functions get `self`: own computes it without the library, by
- * variant 0 or, where it is supported, 1; weights gives the filters as [out_channels][kernel_h][kernel_w][in_channels /
- * groups], in scratch if need be. */
+/* A convolution of dense channels-last images. The two functions get `self`: own computes it without the library in one
+ * of num_own ways, the first of which is the one to take unmeasured; weights gives the filters as
+ * [out_channels][kernel_h][kernel_w][in_channels / groups], in scratch if need be. */
+enum { FK_CONV_MAX_OWN = 4 };
 typedef struct fk_cudnn_conv {
   fk_type type;
   int batch, height, width, in_channels, out_height, out_width, out_channels;
@@ -32,14 +33,16 @@ typedef struct fk_cudnn_conv {
   const void *x, *bias; /* bias may be NULL */
   void *out;
   const void *self;
-  fk_status (*own)(fk_context *ctx, const void *self, int variant);
+  int num_own;
+  const char *own_names[FK_CONV_MAX_OWN]; /* static; they go into the file of choices */
+  fk_status (*own)(fk_context *ctx, const void *self, int way);
   fk_status (*weights)(fk_context *ctx, const void *self, const void **weights);
 } fk_cudnn_conv;
 
 /* Computes it by own or by the library. The first call of a shape outside a graph recording measures all ways, with
- * cold caches, and the fastest one is kept as long as the fk_cuda lives; before that, for small shapes and with
- * FASTKERNELS_TUNE=0 it is own's variant 0. Of the library only algorithms that multiply window by window are taken:
- * transforms spread one infinity over its neighbours. */
+ * cold caches (measure.h), and the fastest one is kept, also in a file (choice_file.h); before that, for small shapes
+ * and with FASTKERNELS_TUNE=0 it is the first own way. Of the library only algorithms that multiply window by window
+ * are taken: transforms spread one infinity over its neighbours. */
 fk_status fk_cudnn_convolve(fk_context *ctx, const fk_cudnn_conv *c);
 
 /* The first of the names that a toolkit's library folders have, folder by folder; NULL when there is none, or no

@@ -243,3 +243,18 @@ fk_status fk_cuda_sync(fk_cuda *cuda) {
   return fk_fail(FK_ERROR_ARGUMENT, "%s: expected a value from 0 to %lld, got %lld", fault.where,
                  (long long)fault.limit - 1, (long long)fault.value);
 }
+
+void fk_cuda_chose(fk_context *ctx, const char *name) {
+  fk_context_cuda(ctx)->chosen = (fk_cuda_chosen){.name = name};
+}
+
+void fk_cuda_choice_reset(fk_cuda *cuda) {
+  cuda->chosen = (fk_cuda_chosen){0};
+}
+
+void fk_cuda_choice(const fk_cuda *cuda, char *text, size_t size) {
+  if (cuda->chosen.describe)
+    cuda->chosen.describe(cuda, text, size);
+  else
+    snprintf(text, size, "%s", cuda->chosen.name ? cuda->chosen.name : "");
+}

@@ -23,6 +23,12 @@ typedef struct fk_fault {
 
 enum { FK_STAGING_QUARTERS = 4 };
 
+/* What computed the last call (cuda.h): a name, or, where there was a choice by measurement, who can tell. */
+typedef struct fk_cuda_chosen {
+  const char *name;
+  void (*describe)(const fk_cuda *cuda, char *text, size_t size);
+} fk_cuda_chosen;
+
 struct fk_cuda {
   fk_memory memory; /* first: the arena's handle on this object */
   int device_id, num_sms, compute_capability;
@@ -39,6 +45,7 @@ struct fk_cuda {
   struct fk_nccl *nccl;
   bool cublaslt_tried;
   struct fk_gemm_table *gemms; /* gemm.h: which algorithm computes which shape */
+  fk_cuda_chosen chosen;
 };
 
 fk_cuda *fk_context_cuda(const fk_context *ctx);
@@ -51,6 +58,9 @@ fk_status fk_cuda_failed(cudaError_t error, const char *call, const char *file, 
     cudaError_t fk_cuda_error = (call);                                                                \
     if (fk_cuda_error != cudaSuccess) return fk_cuda_failed(fk_cuda_error, #call, __FILE__, __LINE__); \
   } while (0)
+
+/* Says that the kernel of this name computes the call. */
+void fk_cuda_chose(fk_context *ctx, const char *name);
 
 /* A driver function by name, through the runtime; NULL when the driver has none. */
 void *fk_cuda_driver_function(const char *name);

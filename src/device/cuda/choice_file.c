@@ -1,5 +1,5 @@
-/* The file of measured choices (gemm_file.h). */
-#include "device/cuda/gemm_file.h"
+/* The file of measured choices (choice_file.h). */
+#include "device/cuda/choice_file.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -13,8 +13,8 @@
 
 enum { MAX_FILE = 16 << 20, HEX = 16 * 8 };
 
-struct fk_gemm_file {
-  char path[PATH_MAX];
+struct fk_choice_file {
+  char path[PATH_MAX], library[32];
   json_t *choices;
 };
 
@@ -42,11 +42,11 @@ static bool folder(char *path, size_t size) {
   return n > 0 && (size_t)n < size && make_folder(path);
 }
 
-fk_gemm_file *fk_gemm_file_open(fk_cuda *cuda, int library_version) {
+fk_choice_file *fk_choice_file_open(fk_cuda *cuda, const char *library, int version) {
   char at[PATH_MAX - 512], gpu[256];
   struct cudaDeviceProp properties;
   int driver = 0;
-  fk_gemm_file *file = NULL;
+  fk_choice_file *file = NULL;
   if (!folder(at, sizeof at)) return NULL;
   if (cudaGetDeviceProperties(&properties, cuda->device_id) != cudaSuccess ||
       cudaDriverGetVersion(&driver) != cudaSuccess) {
@@ -57,7 +57,8 @@ fk_gemm_file *fk_gemm_file_open(fk_cuda *cuda, int library_version) {
   for (char *c = gpu; *c; c++) *c = isalnum((unsigned char)*c) ? (char)tolower((unsigned char)*c) : '-';
   file = calloc(1, sizeof *file);
   if (!file) return NULL;
-  snprintf(file->path, sizeof file->path, "%s/cublaslt-%s-%d-%d.json", at, gpu, driver, library_version);
+  snprintf(file->path, sizeof file->path, "%s/%s-%s-%d-%d.json", at, library, gpu, driver, version);
+  snprintf(file->library, sizeof file->library, "%s", library);
   struct stat info;
   json_t *found = NULL;
   if (stat(file->path, &info) == 0 && fk_json_load(file->path, MAX_FILE, &found) != FK_OK) found = NULL;
@@ -69,13 +70,13 @@ fk_gemm_file *fk_gemm_file_open(fk_cuda *cuda, int library_version) {
   return file;
 }
 
-void fk_gemm_file_close(fk_gemm_file *file) {
+void fk_choice_file_close(fk_choice_file *file) {
   if (!file) return;
   json_decref(file->choices);
   free(file);
 }
 
-static bool read_algo(const char *hex, fk_gemm_algo *algo) {
+static bool read_algo(const char *hex, fk_choice_algo *algo) {
   if (!hex || strlen(hex) != HEX || strspn(hex, "0123456789abcdef") != HEX) return false;
   for (int i = 0; i < 8; i++) {
     char word[17] = {0};
@@ -85,16 +86,16 @@ static bool read_algo(const char *hex, fk_gemm_algo *algo) {
   return true;
 }
 
-bool fk_gemm_file_get(const fk_gemm_file *file, const char *shape, const char **by, fk_gemm_algo *algo) {
+bool fk_choice_file_get(const fk_choice_file *file, const char *shape, const char **by, fk_choice_algo *algo) {
   const json_t *found = file ? json_object_get(file->choices, shape) : NULL;
   *by = json_string_value(json_object_get(found, "by"));
-  memset(algo, 0, sizeof *algo);
+  if (algo) memset(algo, 0, sizeof *algo);
   if (!*by) return false;
-  return strcmp(*by, "cublaslt") != 0 || read_algo(json_string_value(json_object_get(found, "algo")), algo);
+  return !algo || strcmp(*by, file->library) != 0 || read_algo(json_string_value(json_object_get(found, "algo")), algo);
 }
 
-void fk_gemm_file_put(fk_gemm_file *file, const char *shape, const char *by, const fk_gemm_algo *algo,
-                      double microseconds) {
+void fk_choice_file_put(fk_choice_file *file, const char *shape, const char *by, const fk_choice_algo *algo,
+                        double microseconds) {
   if (!file) return;
   char hex[HEX + 1] = "";
   for (int i = 0; algo && i < 8; i++) snprintf(hex + 16 * i, 17, "%016llx", (unsigned long long)algo->data[i]);
