@@ -2,17 +2,14 @@
 
     python benchmarks/recsys.py BUILD_DIR [ROUNDS [CASE_FILTER]]
 
-The best sample of each side counts: on a shared machine the others only add. Tables of the first cases are larger than
-any last-level cache, and so are the rows that they look up before a batch comes again. Where a table happens to lie in
-memory alone can double the time of either side: every case is set up anew several times. Results go to
-benchmarks/results/. OMP_NUM_THREADS is 2 unless set; BENCH_CLOCK=cpu with OMP_NUM_THREADS=1 measures processor time.
+Tables of the first cases are larger than any last-level cache, and so are the rows that they look up before a batch
+comes again. Where a table happens to lie in memory alone can double the time of either side: every case is set up
+anew several times. Results go to benchmarks/results/. OMP_NUM_THREADS is 2 unless set; BENCH_CLOCK=cpu with
+OMP_NUM_THREADS=1 measures processor time.
 """
 
-import datetime
 import itertools
-import json
 import os
-import pathlib
 import subprocess
 import sys
 import time
@@ -21,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
+import compare  # noqa: E402
 from quiet import wait_for_quiet  # noqa: E402
 
 now = time.thread_time if os.environ.get("BENCH_CLOCK") == "cpu" else time.perf_counter
@@ -109,8 +107,8 @@ def turns(build, request, run, rounds, times):
 
 
 def main(build, rounds, only):
-    clock, records = os.environ.get("BENCH_CLOCK", "wall"), []
-    print(f"{torch.get_num_threads()} threads, {clock} time, best of {PLACES} x {rounds}, torch {torch.__version__}")
+    records = []
+    compare.heading(f"{PLACES} x {rounds}")
     for task, numbers, dtype in CASES:
         request = f"{task} {' '.join(map(str, numbers))} {dtype}"
         if task == "embedding_bag":
@@ -120,19 +118,10 @@ def main(build, rounds, only):
         times = {"ours": [], "pytorch": []}
         for _ in range(PLACES):
             turns(build, request, peer(task, numbers, dtype), rounds, times)
-        best = {name: min(values) for name, values in times.items()}
-        ratio = best["pytorch"] / best["ours"]
-        print(f"{request:48} {best['ours'] * 1e3:9.3f}m {best['pytorch'] * 1e3:9.3f}m {ratio:6.2f}  "
-              f"{'no slower' if ratio >= 1 else 'MISSED'}", flush=True)
-        records.append({"case": request, "seconds": {k: [float(f"{v:.4g}") for v in t] for k, t in times.items()}})
-    if only:
-        return
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
-    result = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "cpu": cpu,
-              "threads": torch.get_num_threads(), "clock": clock, "load": os.getloadavg(), "cases": records}
-    folder = pathlib.Path(__file__).resolve().parent / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / f"recsys-{datetime.date.today()}.json").write_text(json.dumps(result, indent=1) + "\n")
+        print(f"{request:48} {compare.verdict(times['ours'], times['pytorch'])}", flush=True)
+        records.append(compare.record(request, times))
+    if not only:
+        compare.write("recsys", records)
 
 
 if __name__ == "__main__":

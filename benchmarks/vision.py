@@ -2,12 +2,10 @@
 
     python benchmarks/vision.py BUILD_DIR [ROUNDS [CASE_FILTER]]
 
-PyTorch runs eager, its tensors channels last and contiguous; the faster of the two counts. The best sample of each side
-counts: on a shared machine the others only add, and short cases, more easily disturbed, get more rounds. Results go to
-benchmarks/results/. OMP_NUM_THREADS is 2 unless set; BENCH_CLOCK=cpu with OMP_NUM_THREADS=1 measures processor time.
+PyTorch runs eager, its tensors channels last and contiguous; the faster of the two counts (compare.py says how samples
+become a verdict). Short cases, more easily disturbed, get more rounds. Results go to benchmarks/results/. OMP_NUM_THREADS is 2 unless set; BENCH_CLOCK=cpu with OMP_NUM_THREADS=1 measures processor time.
 """
 
-import datetime
 import json
 import os
 import pathlib
@@ -19,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
+import compare  # noqa: E402
 from quiet import wait_for_quiet  # noqa: E402
 
 now = time.thread_time if os.environ.get("BENCH_CLOCK") == "cpu" else time.perf_counter
@@ -101,8 +100,7 @@ def main(build, rounds, only):
     cases += [(f"{task} {rows} x {columns}", f"{task} {rows} {columns}", row_peers, (task, rows, columns))
               for task, rows, columns in ROWS]
     cases += [(f"{p} b{n} {size}", f"model {p} {n} {size}", model_peers, (p, n, size)) for p, n, size in MODELS]
-    clock = os.environ.get("BENCH_CLOCK", "wall")
-    print(f"{torch.get_num_threads()} threads, {clock} time, best of {rounds}, torch {torch.__version__}")
+    compare.heading(f"{rounds} or more")
     print(f"{'case':38} {'ours':>10} {'PyTorch':>10} {'ratio':>6}")
     records = []
     for label, request, make, arguments in cases:
@@ -118,22 +116,13 @@ def main(build, rounds, only):
             times["ours"].append(ask(request))
             for name, run in peers.items():
                 times[name].append(sample(run))
-        best = {name: min(values) for name, values in times.items()}
-        peer = min(peers, key=best.get)
-        ratio = best[peer] / best["ours"]
-        print(f"{label:38} {best['ours'] * 1e3:9.3f}m {best[peer] * 1e3:9.3f}m {ratio:6.2f}  "
-              f"{'no slower' if ratio >= 1 else 'MISSED'} ({peer})", flush=True)
-        records.append({"case": label, "seconds": {name: [float(f"{v:.4g}") for v in values] for name, values in times.items()}})
+        peer = min(peers, key=lambda name: compare.low(times[name]))
+        print(f"{label:38} {compare.verdict(times['ours'], times[peer])} ({peer})", flush=True)
+        records.append(compare.record(label, times))
     ours.stdin.close()
     ours.wait()
-    if only:
-        return
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
-    result = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "cpu": cpu,
-              "threads": torch.get_num_threads(), "clock": clock, "load": os.getloadavg(), "cases": records}
-    folder = pathlib.Path(__file__).resolve().parent / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / f"vision-{datetime.date.today()}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if not only:
+        compare.write("vision", records)
 
 
 if __name__ == "__main__":
