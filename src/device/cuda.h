@@ -96,11 +96,21 @@ int fk_cuda_graph_nodes(const fk_cuda_graph *graph);
 const char *fk_cuda_graph_foreign(const fk_cuda_graph *graph);
 void fk_cuda_graph_destroy(fk_cuda_graph *graph);
 
-/* What computed the last call that had a choice and, where it was measured, its time and its best rival's: "skinny_16
- * 10.06 us; cublaslt 11.34 us", "cublaslt 66 tile 24 stages 9 splitk 1", "cudnn 1 ...", "prefill_sm90". "" when there
- * was no choice since the reset. */
+/* What computed the calls since the reset, where there was a choice: "skinny_16 10.06 us; cublaslt 11.34 us" with its
+ * time and its best rival's if they were measured now, "cublaslt 66 tile 24 stages 9 splitk 1", "cudnn 1 ..."; several
+ * joined as in "prefill_sm90 + skinny_16". "" when there was no choice. */
 void fk_cuda_choice_reset(fk_cuda *cuda);
 void fk_cuda_choice(const fk_cuda *cuda, char *text, size_t size);
+
+/* What the driver said about a GPU in a number of readings: the range of its clocks, its highest temperature and power,
+ * and NVML's reasons why clocks were held back, of all readings together. No readings: the driver's NVML was not found.
+ * slowed: those reasons that make a measurement slower, in words; "" when there was none. */
+typedef struct fk_cuda_clocks {
+  int readings, sm_mhz_low, sm_mhz_high, memory_mhz_low, memory_mhz_high, celsius, watts;
+  uint64_t reasons;
+} fk_cuda_clocks;
+void fk_cuda_clocks_read(int device_id, fk_cuda_clocks *clocks); /* adds a reading; not from several threads at once */
+void fk_cuda_clocks_slowed(const fk_cuda_clocks *clocks, char *text, size_t size);
 
 /* A group of ranks, one GPU and one thread or process each, that exchange data by NCCL. One of them, or somebody else,
  * makes an id; all join with it at the same time, each waiting for the others. comm is the ncclComm_t as a number (what

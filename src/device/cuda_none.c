@@ -44,6 +44,13 @@ void fk_cuda_choice(const fk_cuda *cuda, char *text, size_t size) {
   (void)cuda;
   if (size) *text = '\0';
 }
+void fk_cuda_clocks_read(int device_id, fk_cuda_clocks *clocks) {
+  (void)device_id, (void)clocks;
+}
+void fk_cuda_clocks_slowed(const fk_cuda_clocks *clocks, char *text, size_t size) {
+  (void)clocks;
+  if (size) *text = '\0';
+}
 fk_memory *fk_cuda_memory(fk_cuda *cuda) {
   (void)cuda;
   return 0;

@@ -209,6 +209,7 @@ static fk_status run_block(grading *g) {
   if (fk_verdict_failed(r->verdict)) return FK_OK;
   FK_TRY(run_pair(g, r->seeds[n][1], false, true, oracle, &b->baseline[1], &b->candidate[1]));
   if (!fk_verdict_failed(r->verdict)) r->num_blocks++;
+  if (g->baseline.session.on_gpu) fk_cuda_clocks_read(g->options->limits.device_id, &r->clocks);
   return FK_OK;
 }
 
@@ -240,6 +241,7 @@ static fk_status run_blocks(grading *g) {
     FK_TRY(run_block(g));
   }
   if (fk_verdict_failed(r->verdict)) return FK_OK;
+  snprintf(r->baseline_by, sizeof r->baseline_by, "%s", g->baseline.session.by);
   r->timing = fk_score_blocks(r->blocks, r->num_blocks, r->seeds[0][0]);
   check_clocks(g);
   if (!fk_verdict_failed(r->verdict)) r->verdict = g->alone ? FK_VERDICT_BASELINE : fk_score_verdict(&r->timing);
@@ -268,6 +270,7 @@ static fk_status start_arms(grading *g, const char *object) {
     return fk_fail(FK_ERROR_KERNEL, "%s: the baseline's runner: %s", g->plan.task->name, g->baseline.session.reason);
   fk_outcome outcome = fk_session_start(&g->candidate.session, &g->plan, object, &g->options->limits);
   if (outcome != FK_RAN) fail(g, verdict_of(outcome), g->candidate.session.reason);
+  g->result->empty_ns = g->baseline.session.empty_ns;
   snprintf(g->result->missing, sizeof g->result->missing, "%s", g->candidate.session.missing);
   return FK_OK;
 }

@@ -6,6 +6,7 @@
 #ifndef FK_JUDGE_GRADER_H
 #define FK_JUDGE_GRADER_H
 
+#include "device/cuda.h"
 #include "judge/compare.h"
 #include "judge/score.h"
 #include "judge/session.h"
@@ -31,6 +32,9 @@ typedef struct fk_case_result {
   int oracle_audits, baseline_audits; /* samples compared with the oracle; with the baseline's answer only */
   int64_t overhead_ns;                /* median of the grader's clock minus the runner's */
   char missing[232];                  /* of the sandbox */
+  char baseline_by[232];              /* what computed the baseline, where there was a choice */
+  int64_t empty_ns;                   /* of an empty graph on the GPU: a part of every time */
+  fk_cuda_clocks clocks;              /* of the GPU, read after every block */
 } fk_case_result;
 
 /* object: the candidate's shared object, or NULL to time the baseline against itself. ref is a context of the ref

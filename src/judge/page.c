@@ -262,6 +262,11 @@ static void facts(FILE *out, const fk_result_case *c) {
     snprintf(text, sizeof text, "%.2g of %.2g allowed", c->error, c->error_limit);
     fact(out, "error", text);
   }
+  if (*c->baseline_by) {
+    fputs("<dt>baseline</dt><dd class=\"mono\">", out);
+    fk_page_text(out, c->baseline_by);
+    fputs("</dd>", out);
+  }
   fputs("</dl>", out);
 }
 

@@ -37,11 +37,11 @@ typedef struct fk_shared_header {
 } fk_shared_header;
 
 typedef enum fk_message_kind {
-  FK_MESSAGE_READY = 1, /* runner: loaded and sandboxed; text says what of the sandbox is missing */
+  FK_MESSAGE_READY = 1, /* runner: loaded and sandboxed; nanoseconds of an empty call; text: missing of the sandbox */
   FK_MESSAGE_REFUSED,   /* runner: cannot load; text says why */
   FK_MESSAGE_FLUSH,     /* grader: take the inputs, walk the caches out; answered by the same kind */
   FK_MESSAGE_RUN,       /* grader: one call */
-  FK_MESSAGE_DONE,      /* runner: rc of the call, its nanoseconds, its error */
+  FK_MESSAGE_DONE,      /* runner: rc of the call, its nanoseconds, its error, or what computed it */
   FK_MESSAGE_FETCH      /* grader: bring the answer into the shared memory; answered by the same kind. Only of cuda */
 } fk_message_kind;
 

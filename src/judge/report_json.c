@@ -85,6 +85,15 @@ static json_t *samples_json(const fk_case_result *r) {
   return list;
 }
 
+static json_t *clocks_json(const fk_cuda_clocks *c) {
+  char slowed[128];
+  fk_cuda_clocks_slowed(c, slowed, sizeof slowed);
+  if (c->readings == 0) return json_null(); /* no NVML */
+  return json_pack("{s:[i,i], s:[i,i], s:i, s:i, s:I, s:s}", "sm_mhz", c->sm_mhz_low, c->sm_mhz_high, "memory_mhz",
+                   c->memory_mhz_low, c->memory_mhz_high, "celsius", c->celsius, "watts", c->watts, "event_reasons",
+                   (json_int_t)c->reasons, "slowed_by", slowed);
+}
+
 static json_t *case_json(const fk_bench *b, const fk_case_result *r) {
   json_t *json = json_object();
   double ns = r->timing.candidate_ns;
@@ -112,6 +121,11 @@ static json_t *case_json(const fk_bench *b, const fk_case_result *r) {
   json_object_set_new(json, "audits_against_oracle", json_integer(r->oracle_audits));
   json_object_set_new(json, "audits_against_baseline", json_integer(r->baseline_audits));
   json_object_set_new(json, "clock_gap_ns", json_integer(r->overhead_ns));
+  if (*r->baseline_by) json_object_set_new(json, "baseline_by", json_string(r->baseline_by));
+  if (b->options.limits.backend == FK_CUDA) {
+    json_object_set_new(json, "empty_graph_ns", json_integer(r->empty_ns));
+    json_object_set_new(json, "clocks", clocks_json(&r->clocks));
+  }
   json_object_set_new(json, "sandbox_missing", json_string(r->missing));
   json_object_set_new(json, "samples", samples_json(r));
   return json;

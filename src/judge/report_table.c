@@ -43,6 +43,7 @@ static void case_line(const fk_bench *b, const fk_case_result *r, FILE *out, boo
   if (!isnan(fraction)) fprintf(out, "  %5.1f %% of the limit", 100 * fraction);
   if (r->c->count > 1) fprintf(out, "  x%lld", (long long)r->c->count);
   fputc('\n', out);
+  if (*r->baseline_by) fprintf(out, "           baseline: %s\n", r->baseline_by);
 }
 
 static void row_lines(const fk_bench *b, const fk_bench_row *row, FILE *out, bool color) {
@@ -65,6 +66,27 @@ static void row_lines(const fk_bench *b, const fk_bench_row *row, FILE *out, boo
     fprintf(out, "  score %.3fx, %+.3g ms per run of the workload\n", row->score, -1e3 * row->seconds_saved);
 }
 
+/* What of the GPU's state belongs beside the times. */
+static void gpu_lines(const fk_bench *b, FILE *out) {
+  fk_cuda_clocks all = {0};
+  int64_t empty_ns = 0;
+  char slowed[128];
+  for (int i = 0; i < b->num_rows; i++)
+    for (int k = 0; k < b->rows[i].num_results; k++) {
+      const fk_case_result *r = &b->rows[i].results[k];
+      if (r->empty_ns > empty_ns) empty_ns = r->empty_ns;
+      if (r->clocks.readings == 0) continue;
+      if (!all.readings || r->clocks.sm_mhz_low < all.sm_mhz_low) all.sm_mhz_low = r->clocks.sm_mhz_low;
+      if (r->clocks.sm_mhz_high > all.sm_mhz_high) all.sm_mhz_high = r->clocks.sm_mhz_high;
+      all.reasons |= r->clocks.reasons;
+      all.readings += r->clocks.readings;
+    }
+  if (empty_ns) fprintf(out, "an empty graph takes %.1f us, which is part of every time\n", 1e-3 * (double)empty_ns);
+  fk_cuda_clocks_slowed(&all, slowed, sizeof slowed);
+  if (all.readings) fprintf(out, "SM clock %d to %d MHz", all.sm_mhz_low, all.sm_mhz_high);
+  if (all.readings) fprintf(out, *slowed ? ", held back by: %s\n" : "\n", slowed);
+}
+
 void fk_bench_table(const fk_bench *b, FILE *out, bool color) {
   const char *missing = "";
   for (int i = 0; i < b->num_rows; i++) {
@@ -72,6 +94,7 @@ void fk_bench_table(const fk_bench *b, FILE *out, bool color) {
     for (int k = 0; k < b->rows[i].num_results; k++)
       if (*b->rows[i].results[k].missing) missing = b->rows[i].results[k].missing;
   }
+  gpu_lines(b, out);
   if (*missing) fprintf(out, "the sandbox lacks: %s\n", missing);
   if (b->num_candidates == 0) return;
   fprintf(out, "%d of %d passed; overall %.3fx (geometric mean over tasks of the best that passes)\n",

@@ -160,6 +160,7 @@ static fk_status read_case(fk_arena *arena, const fk_json *c, fk_result_case *ou
   FK_TRY(amount(c, "noise", &out->noise));
   FK_TRY(amount(c, "flops", &out->flops));
   FK_TRY(amount(c, "bytes", &out->bytes));
+  FK_TRY(fk_json_string_or(c, "baseline_by", "", &out->baseline_by));
   FK_TRY(number(c, "limit_fraction", &out->limit_fraction));
   FK_TRY(number(c, "baseline_limit_fraction", &out->baseline_limit_fraction));
   FK_TRY(fk_json_int_or(c, "audits_against_oracle", 0, INT64_MAX, 0, &out->audits_against_oracle));

@@ -14,8 +14,9 @@
 #define FK_BENCH_FORMAT "fastkernels-bench/1"
 
 typedef struct fk_result_case {
-  const char *label;  /* axes, dtypes, what is special: "rows=64 hidden_size=1024 float32" */
-  const char *reason; /* of a failure, or "" */
+  const char *label;       /* axes, dtypes, what is special: "rows=64 hidden_size=1024 float32" */
+  const char *reason;      /* of a failure, or "" */
+  const char *baseline_by; /* what computed the baseline, where there was a choice; or "" */
   fk_verdict verdict;
   int64_t count; /* calls of the workload that it stands for */
   double baseline_ns, candidate_ns;

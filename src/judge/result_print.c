@@ -51,6 +51,8 @@ static void print_case(const fk_result_case *c, FILE *out, bool color) {
   if (!isnan(c->limit_fraction) && !fk_verdict_failed(c->verdict))
     fprintf(out, "  %5.1f %% of the limit", 100 * c->limit_fraction);
   if (c->count > 1) fprintf(out, "  x%lld", (long long)c->count);
+  if (*c->baseline_by) fputs("\n           baseline: ", out);
+  put(out, c->baseline_by, 200);
   fputc('\n', out);
 }
 

@@ -97,7 +97,10 @@ static fk_message run_once(runner *r) {
                             : fk_call_task(r->ctx, r->task, r->args, r->header.num_args);
   if (!r->gpu) m.nanoseconds = now() - start;
   m.rc = status;
-  if (status) snprintf(m.text, sizeof m.text, "%s", fk_last_error());
+  if (status)
+    snprintf(m.text, sizeof m.text, "%s", fk_last_error());
+  else if (r->gpu)
+    fk_runner_gpu_chosen(r->gpu, m.text, sizeof m.text);
   return m;
 }
 
@@ -140,7 +143,10 @@ int fk_runner_main(void) {
   if (!r.task || fk_context_create(&options, &r.ctx) != FK_OK) return refuse(fk_last_error());
   if (with_gpu && fk_runner_gpu_open(r.ctx, r.header.length, *r.header.candidate != 0, &r.gpu) != FK_OK)
     return refuse(fk_last_error());
-  if (with_gpu) r.header.flush_bytes = 0; /* the GPU's caches are flushed there */
+  if (with_gpu) {
+    r.header.flush_bytes = 0; /* the GPU's caches are flushed there */
+    ready.nanoseconds = fk_runner_gpu_overhead(r.gpu);
+  }
   r.flush = malloc(r.header.flush_bytes + 64);
   if (!r.flush) return refuse("runner: no memory for the cache walk");
   memset(r.flush, 1, r.header.flush_bytes + 64);

@@ -3,6 +3,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "judge/score.h"
+
+enum { EMPTY_SAMPLES = 21 };
+
 struct fk_runner_gpu {
   fk_context *ctx;
   fk_cuda *cuda;
@@ -63,6 +67,7 @@ fk_status fk_runner_gpu_give(fk_runner_gpu *gpu, char *buffer) {
 
 /* A fresh recording; what the eager call of the baseline wrote is undone. */
 static fk_status record(fk_runner_gpu *gpu, const fk_task *task, const fk_any *args) {
+  fk_cuda_choice_reset(gpu->cuda);
   if (!gpu->foreign) {
     FK_TRY(fk_call_task(gpu->ctx, task, args, task->num_args));
     FK_TRY(fk_runner_gpu_take(gpu, gpu->last));
@@ -88,16 +93,39 @@ static fk_status record(fk_runner_gpu *gpu, const fk_task *task, const fk_any *a
   return FK_OK;
 }
 
-fk_status fk_runner_gpu_run(fk_runner_gpu *gpu, const fk_task *task, const fk_any *args, int64_t *nanoseconds) {
+/* A replay between two events, waited for. */
+static fk_status time_graph(fk_runner_gpu *gpu, fk_cuda_graph *graph, int64_t *nanoseconds) {
   double milliseconds = 0;
+  FK_TRY(fk_cuda_timer_start(gpu->cuda, gpu->timer));
+  FK_TRY(fk_cuda_graph_launch(gpu->cuda, graph));
+  FK_TRY(fk_cuda_timer_stop(gpu->cuda, gpu->timer));
+  FK_TRY(fk_cuda_timer_elapsed(gpu->cuda, gpu->timer, &milliseconds));
+  *nanoseconds = (int64_t)(milliseconds * 1e6);
+  return FK_OK;
+}
+
+fk_status fk_runner_gpu_run(fk_runner_gpu *gpu, const fk_task *task, const fk_any *args, int64_t *nanoseconds) {
   *nanoseconds = 0;
   if (!gpu->graph) FK_TRY(record(gpu, task, args));
   FK_TRY(fk_cuda_read(gpu->cuda, gpu->flush, gpu->flush_bytes));
-  FK_TRY(fk_cuda_timer_start(gpu->cuda, gpu->timer));
-  FK_TRY(fk_cuda_graph_launch(gpu->cuda, gpu->graph));
-  FK_TRY(fk_cuda_timer_stop(gpu->cuda, gpu->timer));
-  FK_TRY(fk_cuda_timer_elapsed(gpu->cuda, gpu->timer, &milliseconds));
-  FK_TRY(fk_cuda_sync(gpu->cuda));
-  *nanoseconds = (int64_t)(milliseconds * 1e6);
-  return FK_OK;
+  FK_TRY(time_graph(gpu, gpu->graph, nanoseconds));
+  return fk_cuda_sync(gpu->cuda);
+}
+
+int64_t fk_runner_gpu_overhead(fk_runner_gpu *gpu) {
+  fk_cuda_graph *empty = NULL;
+  double samples[EMPTY_SAMPLES];
+  fk_status status = fk_cuda_graph_begin(gpu->cuda);
+  if (!status) status = fk_cuda_graph_end(gpu->cuda, &empty);
+  for (int i = -1; i < EMPTY_SAMPLES && !status; i++) {
+    int64_t nanoseconds = 0;
+    status = time_graph(gpu, empty, &nanoseconds);
+    if (i >= 0) samples[i] = (double)nanoseconds;
+  }
+  fk_cuda_graph_destroy(empty);
+  return status ? 0 : (int64_t)fk_median(samples, EMPTY_SAMPLES);
+}
+
+void fk_runner_gpu_chosen(const fk_runner_gpu *gpu, char *text, size_t size) {
+  fk_cuda_choice(gpu->cuda, text, size);
 }

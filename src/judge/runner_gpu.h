@@ -21,4 +21,10 @@ fk_status fk_runner_gpu_give(fk_runner_gpu *gpu, char *buffer);
 /* One replay with the L2 cache flushed before it; the time is the GPU's, between two events. */
 fk_status fk_runner_gpu_run(fk_runner_gpu *gpu, const fk_task *task, const fk_any *args, int64_t *nanoseconds);
 
+/* Nanoseconds of an empty graph between two events: a part of every time above. 0 when it cannot be measured. */
+int64_t fk_runner_gpu_overhead(fk_runner_gpu *gpu);
+
+/* What computed the baseline's call, where there was a choice (fk_cuda_choice). */
+void fk_runner_gpu_chosen(const fk_runner_gpu *gpu, char *text, size_t size);
+
 #endif

@@ -232,6 +232,7 @@ fk_outcome fk_session_start(fk_session *s, const fk_plan *plan, const char *cand
   if (outcome != FK_RAN) return outcome;
   if (m.kind == FK_MESSAGE_READY) {
     snprintf(s->missing, sizeof s->missing, "%s", m.text);
+    s->empty_ns = m.nanoseconds;
     stop(s);
     return FK_RAN;
   }
@@ -256,6 +257,7 @@ fk_outcome fk_session_run(fk_session *s, int64_t *runner_ns, int64_t *grader_ns)
   fk_outcome outcome = exchange(s, FK_MESSAGE_RUN, FK_MESSAGE_DONE, &m, grader_ns);
   if (outcome != FK_RAN) return outcome;
   *runner_ns = m.nanoseconds;
+  snprintf(s->by, sizeof s->by, "%s", m.rc == 0 ? m.text : "");
   if (m.rc == 0) return FK_RAN;
   snprintf(s->reason, sizeof s->reason, "%s", m.text);
   return FK_FAILED;

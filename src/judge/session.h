@@ -31,6 +31,8 @@ typedef struct fk_session {
   bool on_gpu;
   char missing[232]; /* what the kernel refused of the sandbox */
   char reason[320];  /* of the last outcome other than FK_RAN */
+  char by[232];      /* what the runner says computed its last call: to be believed of a baseline only */
+  int64_t empty_ns;  /* of an empty call, measured before a candidate was loaded; 0: not on a GPU */
 } fk_session;
 
 /* Starts a runner for the plan's task: with a candidate's shared object, or with candidate NULL the baseline. FK_RAN

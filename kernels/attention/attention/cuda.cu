@@ -305,8 +305,15 @@ static fk_status launch(fk_context *ctx, const attention_call &c) {
 
 fk_status fk_cuda_attention(fk_context *ctx, const fk_attention_args *a) {
   if (fk_numel(a->out) == 0) return FK_OK;
-  if (fk_attention_decode_serves(ctx, a)) return fk_attention_decode(ctx, a);
-  if (fk_attention_prefill_sm90_serves(ctx, a)) return fk_attention_prefill_sm90(ctx, a);
+  if (fk_attention_decode_serves(ctx, a)) {
+    fk_cuda_chose(ctx, "attention decode");
+    return fk_attention_decode(ctx, a);
+  }
+  if (fk_attention_prefill_sm90_serves(ctx, a)) {
+    fk_cuda_chose(ctx, "attention prefill_sm90");
+    return fk_attention_prefill_sm90(ctx, a);
+  }
+  fk_cuda_chose(ctx, "attention rows");
   attention_call c;
   FK_TRY(attention_call_of(ctx, a, &c));
   FK_FLOAT_DISPATCH(fk_type_of(a->q), T, return c.head_size_v <= 64 ? launch<T, 64>(ctx, c) : launch<T, 128>(ctx, c));

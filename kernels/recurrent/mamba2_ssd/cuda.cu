@@ -132,9 +132,11 @@ fk_status fk_cuda_mamba2_ssd(fk_context *ctx, const fk_mamba2_ssd_args *a) {
   int64_t longest = j.num_tokens - j.num_seqs + 1;
   if (longest > LONGEST && ssd_prefill_fits(ctx, &j, type)) {
     bool alone = j.num_seqs == 1;
+    fk_cuda_chose(ctx, "ssd chunks");
     FK_TRY(ssd_prefill(ctx, &j, type, alone ? 0 : LONGEST));
     if (alone) return FK_OK;
     j.longest = LONGEST;
   }
+  fk_cuda_chose(ctx, "ssd steps");
   FK_FLOAT_DISPATCH(type, T, return step<T>(ctx, j));
 }

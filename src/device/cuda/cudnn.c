@@ -70,7 +70,6 @@ struct fk_cudnn {
   cudnnActivationDescriptor_t identity;
   void *workspace;
   entry *entries;
-  const entry *last;
   fk_choice_file *file;
   fk_meter meter;
 };
@@ -297,8 +296,8 @@ static void choose(fk_context *ctx, fk_cudnn *dnn, entry *e, const fk_cudnn_conv
   fk_choice_file_put(dnn->file, shape, e->name, NULL, times[0].microseconds);
 }
 
-static void describe_choice(const fk_cuda *cuda, char *text, size_t size) {
-  const entry *e = cuda->cudnn->last;
+static void describe_choice(const void *self, char *text, size_t size) {
+  const entry *e = self;
   snprintf(text, size, "%s%s", e->name, e->report);
 }
 
@@ -319,8 +318,7 @@ fk_status fk_cudnn_convolve(fk_context *ctx, const fk_cudnn_conv *c) {
     e->measured = true;
     choose(ctx, cuda->cudnn, e, c);
   }
-  cuda->cudnn->last = e;
-  cuda->chosen = (fk_cuda_chosen){.describe = describe_choice};
+  fk_cuda_chose_of(cuda, (fk_cuda_chosen){.describe = describe_choice, .self = e});
   return run(ctx, cuda->cudnn, e, c, e->way);
 }
 

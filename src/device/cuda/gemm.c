@@ -36,6 +36,7 @@ typedef struct choice {
 } choice;
 
 typedef struct entry {
+  const fk_cuda *cuda;
   key key;
   choice choice;
   bool chosen, final; /* final: not to be measured any more */
@@ -52,7 +53,6 @@ struct fk_gemm_table {
   const char *forced; /* FASTKERNELS_GEMM */
   fk_choice_file *file;
   fk_meter meter;
-  const entry *last;
   unsigned *flags;
 };
 
@@ -349,11 +349,11 @@ static fk_status choose(const call *c, entry *e) {
   return FK_OK;
 }
 
-static void describe(const fk_cuda *cuda, char *text, size_t size) {
-  const entry *e = cuda->gemms->last;
+static void describe(const void *self, char *text, size_t size) {
+  const entry *e = self;
   const choice *by = &e->choice;
   char algo[96] = "";
-  if (!by->own) fk_gemm_library_text(cuda->cublaslt, &by->algo, algo, sizeof algo);
+  if (!by->own) fk_gemm_library_text(e->cuda->cublaslt, &by->algo, algo, sizeof algo);
   snprintf(text, size, "%s%s%s", by->own ? by->own->name : algo, *e->report ? " " : "", e->report);
 }
 
@@ -399,7 +399,7 @@ fk_status fk_gemm(fk_context *ctx, const fk_gemm_args *g, const fk_gemm_kernel *
     e->chosen = true;
     if (e->final) list_options(&c, e);
   }
-  c.table->last = e;
-  c.cuda->chosen = (fk_cuda_chosen){.describe = describe};
+  e->cuda = c.cuda;
+  fk_cuda_chose_of(c.cuda, (fk_cuda_chosen){.describe = describe, .self = e});
   return run_choice(&c, e, &e->choice);
 }

@@ -244,17 +244,31 @@ fk_status fk_cuda_sync(fk_cuda *cuda) {
                  (long long)fault.limit - 1, (long long)fault.value);
 }
 
+void fk_cuda_chose_of(fk_cuda *cuda, fk_cuda_chosen chosen) {
+  for (int i = 0; i < cuda->num_chosen; i++)
+    if (cuda->chosen[i].name == chosen.name && cuda->chosen[i].self == chosen.self) return;
+  if (cuda->num_chosen < FK_CUDA_MAX_CHOSEN) cuda->chosen[cuda->num_chosen++] = chosen;
+}
+
 void fk_cuda_chose(fk_context *ctx, const char *name) {
-  fk_context_cuda(ctx)->chosen = (fk_cuda_chosen){.name = name};
+  fk_cuda_chose_of(fk_context_cuda(ctx), (fk_cuda_chosen){.name = name});
 }
 
 void fk_cuda_choice_reset(fk_cuda *cuda) {
-  cuda->chosen = (fk_cuda_chosen){0};
+  cuda->num_chosen = 0;
 }
 
 void fk_cuda_choice(const fk_cuda *cuda, char *text, size_t size) {
-  if (cuda->chosen.describe)
-    cuda->chosen.describe(cuda, text, size);
-  else
-    snprintf(text, size, "%s", cuda->chosen.name ? cuda->chosen.name : "");
+  size_t at = 0;
+  if (size) *text = '\0';
+  for (int i = 0; i < cuda->num_chosen; i++) {
+    const fk_cuda_chosen *c = &cuda->chosen[i];
+    if (i > 0 && at + 4 < size) at += (size_t)snprintf(text + at, size - at, " + ");
+    if (at + 1 >= size) return;
+    if (c->describe)
+      c->describe(c->self, text + at, size - at);
+    else
+      snprintf(text + at, size - at, "%s", c->name);
+    at += strlen(text + at);
+  }
 }

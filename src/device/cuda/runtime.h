@@ -23,10 +23,12 @@ typedef struct fk_fault {
 
 enum { FK_STAGING_QUARTERS = 4 };
 
-/* What computed the last call (cuda.h): a name, or, where there was a choice by measurement, who can tell. */
+/* What computed a part of a call (cuda.h): a name, or, where there was a choice by measurement, who can tell more. */
+enum { FK_CUDA_MAX_CHOSEN = 8 };
 typedef struct fk_cuda_chosen {
-  const char *name;
-  void (*describe)(const fk_cuda *cuda, char *text, size_t size);
+  const char *name; /* static, or NULL */
+  void (*describe)(const void *self, char *text, size_t size);
+  const void *self;
 } fk_cuda_chosen;
 
 struct fk_cuda {
@@ -44,8 +46,9 @@ struct fk_cuda {
   struct fk_cudnn *cudnn;
   struct fk_nccl *nccl;
   bool cublaslt_tried;
-  struct fk_gemm_table *gemms; /* gemm.h: which algorithm computes which shape */
-  fk_cuda_chosen chosen;
+  struct fk_gemm_table *gemms;               /* gemm.h: which algorithm computes which shape */
+  fk_cuda_chosen chosen[FK_CUDA_MAX_CHOSEN]; /* since the reset, every one once */
+  int num_chosen;
 };
 
 fk_cuda *fk_context_cuda(const fk_context *ctx);
@@ -59,8 +62,9 @@ fk_status fk_cuda_failed(cudaError_t error, const char *call, const char *file, 
     if (fk_cuda_error != cudaSuccess) return fk_cuda_failed(fk_cuda_error, #call, __FILE__, __LINE__); \
   } while (0)
 
-/* Says that the kernel of this name computes the call. */
+/* Says that the kernel of this name, or what can describe itself, computes a part of the call. */
 void fk_cuda_chose(fk_context *ctx, const char *name);
+void fk_cuda_chose_of(fk_cuda *cuda, fk_cuda_chosen chosen);
 
 /* A driver function by name, through the runtime; NULL when the driver has none. */
 void *fk_cuda_driver_function(const char *name);
