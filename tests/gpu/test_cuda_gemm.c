@@ -2,6 +2,8 @@
  * is otherwise decided by measurement, so that some would go untested. Runs test_cuda_tasks, which lies beside this
  * program, once per kernel with FASTKERNELS_GEMM.
  *
+ *     test_cuda_gemm [--list]     --list: only says "task kernel" of each run
+ *
  * Ends with 77 where there is no GPU. */
 #include <libgen.h>
 #include <limits.h>
@@ -61,9 +63,13 @@ static int run(const char *program, const char *task, const char *kernel) {
   return 1;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
   char self[PATH_MAX], program[PATH_MAX + 32];
   int failures = 0;
+  if (argc == 2 && strcmp(argv[1], "--list") == 0) {
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) printf("%s %s\n", runs[i][0], runs[i][1]);
+    return 0;
+  }
   if (fk_cuda_device_count() == 0) {
     printf("skipped: there is no GPU\n");
     return SKIPPED;

@@ -322,12 +322,18 @@ static fk_status unmeasured(const call *c, entry *e) {
                  (long long)c->g->features, (long long)c->g->depth, fk_type_name(c->g->type));
 }
 
+/* The first of FASTKERNELS_GEMM's names that computes the call. */
 static bool forced(const call *c, entry *e) {
+  char name[64];
   int found = 0;
-  e->choice = (choice){.own = own_named(c, c->table->forced)};
-  if (!e->choice.own && strcmp(c->table->forced, "cublaslt") == 0)
-    fk_gemm_library_propose(c->cuda, c->g, &e->product, 1, &e->choice.algo, &found);
-  return e->choice.own || found;
+  for (const char *at = c->table->forced; *at && !found; at += strcspn(at, ","), at += *at == ',') {
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(at, ","), at);
+    e->choice = (choice){.own = own_named(c, name)};
+    if (!e->choice.own && strcmp(name, "cublaslt") == 0)
+      fk_gemm_library_propose(c->cuda, c->g, &e->product, 1, &e->choice.algo, &found);
+    found = found || e->choice.own;
+  }
+  return found;
 }
 
 static fk_status choose(const call *c, entry *e) {

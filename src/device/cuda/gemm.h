@@ -7,8 +7,8 @@
  * together do not fit the caches, as a decode step finds them, and keeps the fastest; the choice is remembered in
  * memory and in a file (choice_file.h). While a graph is recorded nothing can be measured: a shape that was not met
  * before takes the first choice unmeasured. FASTKERNELS_TUNE=0 never measures and reads no file.
- * FASTKERNELS_GEMM=<name> takes one own kernel, or the first proposal of "cublaslt", wherever it can be used: for
- * tests.
+ * FASTKERNELS_GEMM=<name>,<name> takes the first of these own kernels, or of "cublaslt" its first proposal, that can be
+ * used: for tests.
  *
  * Up to 64 rows each number of rows is a shape of its own: a decode step has a fixed batch, and one tile more or less
  * shows. Above, rows that round up to the same quarter of a power of two share a choice: prompts come in all lengths.
