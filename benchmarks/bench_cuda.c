@@ -15,6 +15,7 @@
 
 #include "core/convert.h"
 #include "engine/ceilings.h"
+#include "judge/ranks.h"
 #include "unit/task_sweep.h"
 
 enum { SKIPPED = 77, MAX_SAMPLES = 201, MIN_SAMPLES = 11, CHAIN = 20, WARMUP = 2 };
@@ -240,6 +241,7 @@ static fk_status run_case(fk_case *c) {
 }
 
 static int run_task(sweep_task *s) {
+  if (fk_task_is_collective(s->task)) return 0; /* fastkernels bench --gpus times them, between GPUs */
   int failures = 0;
   for (int i = 0; i < s->count; i++) {
     fk_case_use_variant(s->cases[i].c, 0);

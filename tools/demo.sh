@@ -15,7 +15,7 @@ settings=(--timeout 2 --rounds 7 --budget 200 --max-cases 2)
 expected() {
   case $1 in
     *_crash.c) echo CRASHED ;;
-    *_hang.c) echo TIMEOUT ;;
+    *_hang.c | *_hang.cu) echo TIMEOUT ;;
     *) if head -n 1 "$1" | grep -q '^/\* Honest'; then echo PASS; else echo WRONG; fi ;;
   esac
 }
@@ -79,15 +79,27 @@ echo
 if nvidia-smi -L >/dev/null 2>&1; then
   echo "== Judge: the CUDA candidates on the GPU, at the size of a prompt"
   candidates=()
-  for file in examples/candidates/*.cu; do candidates+=(--candidate "$file"); done
+  for file in examples/candidates/rms_norm_*.cu; do candidates+=(--candidate "$file"); done
   "$program" bench --device cuda --cases '{"axes": {"rows": 2048, "hidden_size": 4096}, "dtypes": {"x": "bfloat16"}}' \
     --rounds 7 --budget 500 "${candidates[@]}" --output "$out/results-gpu.json"
   status=$?
   [ "$status" -le 1 ] || exit "$status"
   echo
-  check "$out/results-gpu.json" examples/candidates/*.cu
+  check "$out/results-gpu.json" examples/candidates/rms_norm_*.cu
 else
   echo "No GPU here: the CUDA candidates were not judged."
+fi
+if [ "$(nvidia-smi -L 2>/dev/null | wc -l)" -ge 2 ]; then
+  echo
+  echo "== Judge: the collective candidates on two GPUs, a rank on each"
+  candidates=()
+  for file in examples/candidates/all_reduce_*.cu; do candidates+=(--candidate "$file"); done
+  "$program" bench --device cuda --gpus 0,1 --cases '{"axes": {"ranks": 2, "rows": 64, "columns": 8192}, "dtypes": {"x": "bfloat16"}}' \
+    --rounds 7 --budget 500 --timeout 5 "${candidates[@]}" --output "$out/results-gpus.json"
+  status=$?
+  [ "$status" -le 1 ] || exit "$status"
+  echo
+  check "$out/results-gpus.json" examples/candidates/all_reduce_*.cu
 fi
 echo
 echo "Written: $out/captures.json, $out/results.json"

@@ -17,6 +17,8 @@ static const cli_option options[] = {
     {"level", "N", "only tasks of this level"},
     {"device", "DEVICE", "cpu (default) or cuda"},
     {"gpu", "N", "with --device cuda: which GPU (0)"},
+    {"gpus", "N,N...",
+     "with --device cuda: GPUs that compute collectives together, a rank each; other tasks run on the first"},
     {"dtype", "DTYPE", "for tensors whose dtype a case does not name"},
     {"rounds", "N", "blocks of samples to aim for (15)"},
     {"budget", "MS", "milliseconds per case (1000); at least 5 blocks are always taken"},
@@ -43,11 +45,44 @@ static const cli_spec spec = {
 typedef struct settings {
   const char *tasks[CLI_MAX_VALUES], *candidates[CLI_MAX_VALUES];
   int num_tasks, num_candidates;
-  int64_t level, rounds, budget, max_cases, timeout, memory, threads, gpu;
+  int64_t level, rounds, budget, max_cases, timeout, memory, threads;
+  int gpus[FK_MAX_RANKS], num_gpus;
   fk_backend backend;
   int compute_capability; /* of the GPU */
   fk_type dtype;
 } settings;
+
+/* "0,1": each number once. */
+static bool read_gpus(const cli *c, settings *s) {
+  const char *text = cli_value(c, "gpus");
+  int64_t gpu = 0;
+  if (!text) {
+    if (!cli_int(c, "gpu", 0, 1023, &gpu)) return false;
+    s->gpus[0] = (int)gpu;
+    s->num_gpus = 1;
+    return true;
+  }
+  for (const char *at = text;; at++) {
+    char *end;
+    long number = *at >= '0' && *at <= '9' ? strtol(at, &end, 10) : -1;
+    if (number < 0 || number > 1023 || (*end != ',' && *end)) {
+      cli_fail(c, "--gpus: expected numbers of GPUs from 0 to 1023 with commas between them, as 0,1; got \"%s\"", text);
+      return false;
+    }
+    for (int i = 0; i < s->num_gpus; i++)
+      if (s->gpus[i] == number) {
+        cli_fail(c, "--gpus: %ld is named twice: every rank needs a GPU of its own", number);
+        return false;
+      }
+    if (s->num_gpus == FK_MAX_RANKS) {
+      cli_fail(c, "--gpus: expected at most %d", FK_MAX_RANKS);
+      return false;
+    }
+    s->gpus[s->num_gpus++] = (int)number;
+    at = end;
+    if (!*at) return true;
+  }
+}
 
 static bool read_settings(const cli *c, settings *s) {
   *s = (settings){.backend = FK_CPU, .rounds = 15, .budget = 1000, .max_cases = 4, .timeout = 10, .memory = 4096};
@@ -59,26 +94,35 @@ static bool read_settings(const cli *c, settings *s) {
     cli_fail(c, "--device: expected cpu or cuda, got %s", fk_backend_name(s->backend));
     return false;
   }
-  if (cli_value(c, "gpu") && s->backend != FK_CUDA) {
-    cli_fail(c, "--gpu: only with --device cuda");
+  if ((cli_value(c, "gpu") || cli_value(c, "gpus")) && s->backend != FK_CUDA) {
+    cli_fail(c, "--%s: only with --device cuda", cli_value(c, "gpu") ? "gpu" : "gpus");
+    return false;
+  }
+  if (cli_value(c, "gpu") && cli_value(c, "gpus")) {
+    cli_fail(c, "give either --gpu or --gpus");
     return false;
   }
   return cli_int(c, "level", 1, 4, &s->level) && cli_int(c, "rounds", FK_MIN_ROUNDS, FK_MAX_ROUNDS, &s->rounds) &&
          cli_int(c, "budget", 1, 3600000, &s->budget) && cli_int(c, "max-cases", 1, 100000, &s->max_cases) &&
          cli_int(c, "timeout", 1, 86400, &s->timeout) && cli_int(c, "memory", 0, 1 << 24, &s->memory) &&
-         cli_int(c, "threads", 1, 1024, &s->threads) && cli_int(c, "gpu", 0, 1023, &s->gpu);
+         cli_int(c, "threads", 1, 1024, &s->threads) && read_gpus(c, s);
 }
 
-/* Is there such a GPU, and what is it? Asked before anything is compiled for it. */
-static fk_status look_at_gpu(settings *s) {
-  fk_cuda *cuda;
-  fk_cuda_info info;
-  if (s->backend != FK_CUDA) return FK_OK;
-  FK_TRY(fk_cuda_create((int)s->gpu, &cuda));
-  fk_status status = fk_cuda_describe(cuda, &info);
-  s->compute_capability = info.compute_capability;
-  fk_cuda_destroy(cuda);
-  return status;
+/* Are there such GPUs, and what are they? Asked before anything is compiled for them. */
+static fk_status look_at_gpus(settings *s) {
+  for (int i = 0; i < s->num_gpus && s->backend == FK_CUDA; i++) {
+    fk_cuda *cuda;
+    fk_cuda_info info;
+    FK_TRY(fk_cuda_create(s->gpus[i], &cuda));
+    fk_status status = fk_cuda_describe(cuda, &info);
+    fk_cuda_destroy(cuda);
+    FK_TRY(status);
+    if (i > 0 && info.compute_capability != s->compute_capability)
+      return fk_fail(FK_ERROR_ARGUMENT, "--gpus: expected GPUs of one kind, %d has compute capability %d and %d has %d",
+                     s->gpus[0], s->compute_capability, s->gpus[i], info.compute_capability);
+    s->compute_capability = info.compute_capability;
+  }
+  return FK_OK;
 }
 
 /* The task that nameless cases are for: the one of --task, or of the only candidate with a single task. */
@@ -111,6 +155,17 @@ static bool apply_dtype(const settings *s, const fk_job_list *w) {
   return used;
 }
 
+/* Collectives get a rank for each GPU; false when there are several GPUs and none that could use them. */
+static bool divide(const settings *s, const fk_job_list *w) {
+  bool any = s->num_gpus == 1;
+  for (int j = 0; j < w->num_jobs && s->num_gpus > 1; j++)
+    for (int i = 0; i < w->jobs[j].count && fk_task_is_collective(w->jobs[j].task); i++) {
+      fk_case_set_ranks(w->jobs[j].cases[i], s->num_gpus);
+      any = true;
+    }
+  return any;
+}
+
 static int load(const cli *c, fk_arena *arena, const settings *s, fk_bench *b, fk_job_list *w) {
   const char *captures = cli_value(c, "captures"), *cases = cli_value(c, "cases");
   for (int i = 0; i < s->num_tasks; i++)
@@ -124,6 +179,8 @@ static int load(const cli *c, fk_arena *arena, const settings *s, fk_bench *b, f
   if (filter(s, w) == 0) return cli_fail(c, "%s holds no case of the tasks asked for", w->source);
   fk_job_list_trim(w, (int)s->max_cases);
   if (!apply_dtype(s, w)) return cli_fail(c, "--dtype: no case can take %s", fk_type_name(s->dtype));
+  if (!divide(s, w))
+    return cli_fail(c, "--gpus: %s holds no collective task, and others run on one GPU (--gpu)", w->source);
   return 0;
 }
 
@@ -158,7 +215,8 @@ static int judge(const cli *c, const settings *s, fk_arena *arena, fk_job_list *
                                              .threads = (int)s->threads,
                                              .flush_bytes = fk_flush_bytes(&b->flush_what),
                                              .backend = s->backend,
-                                             .device_id = (int)s->gpu}};
+                                             .num_devices = s->num_gpus}};
+  memcpy(b->options.limits.devices, s->gpus, sizeof s->gpus);
   if (s->backend == FK_CUDA) b->flush_what = "3 x L2 of the GPU";
   if (!cli_flag(c, "no-ceilings") && fk_bench_measure(b) != FK_OK) return cli_error(c);
   b->progress = isatty(STDERR_FILENO) ? stderr : NULL;
@@ -179,7 +237,7 @@ int fk_cmd_bench(int argc, char **argv) {
   if (!cli_parse(&c, &spec, argc, argv, &status)) return status;
   if (!read_settings(&c, &s)) return 2;
   if (!cli_value(&c, "captures") == !cli_value(&c, "cases")) return cli_fail(&c, "give either --captures or --cases");
-  if (look_at_gpu(&s) != FK_OK) return cli_error(&c);
+  if (look_at_gpus(&s) != FK_OK) return cli_error(&c);
   fk_arena_init(&arena, &fk_host_memory, 0);
   fk_bench *b = calloc(1, sizeof *b);
   if (b) b->candidates = calloc(CLI_MAX_VALUES, sizeof *b->candidates);

@@ -92,8 +92,9 @@ fk_status fk_cuda_graph_begin(fk_cuda *cuda);
 fk_status fk_cuda_graph_end(fk_cuda *cuda, fk_cuda_graph **graph);
 fk_status fk_cuda_graph_launch(fk_cuda *cuda, fk_cuda_graph *graph);
 int fk_cuda_graph_nodes(const fk_cuda_graph *graph);
-/* What a graph holds besides kernels, memsets and device copies, in words; NULL when nothing. */
-const char *fk_cuda_graph_foreign(const fk_cuda_graph *graph);
+/* What a graph holds besides kernels, memsets and device copies, and where they are allowed events, in words; NULL when
+ * nothing. */
+const char *fk_cuda_graph_foreign(const fk_cuda_graph *graph, bool events_allowed);
 void fk_cuda_graph_destroy(fk_cuda_graph *graph);
 
 /* What computed the calls since the reset, where there was a choice: "skinny_16 10.06 us; cublaslt 11.34 us" with its

@@ -116,8 +116,8 @@ int fk_cuda_graph_nodes(const fk_cuda_graph *graph) {
   (void)graph;
   return 0;
 }
-const char *fk_cuda_graph_foreign(const fk_cuda_graph *graph) {
-  (void)graph;
+const char *fk_cuda_graph_foreign(const fk_cuda_graph *graph, bool events_allowed) {
+  (void)graph, (void)events_allowed;
   return 0;
 }
 void fk_cuda_graph_destroy(fk_cuda_graph *graph) {

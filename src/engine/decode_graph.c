@@ -140,7 +140,7 @@ static fk_status record(fk_decode_graph *g, const fk_batch *batch) {
   fk_status ended = fk_cuda_graph_end(g->ctx->cuda, &g->graph);
   FK_TRY(status);
   FK_TRY(ended);
-  const char *foreign = fk_cuda_graph_foreign(g->graph);
+  const char *foreign = fk_cuda_graph_foreign(g->graph, false);
   if (foreign) return fk_fail(FK_ERROR_UNSUPPORTED, "%s: a step contains %s", g->model->class->name, foreign);
   return FK_OK;
 }

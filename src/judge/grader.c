@@ -17,19 +17,14 @@ static const double large_call = 2e10, subset_flops = 1e9;
 /* Above this many seconds per oracle run, only the first block and one secret other are compared with the oracle. */
 static const double slow_oracle = 0.05;
 
-typedef struct arm {
-  fk_session session;
-  char *answer; /* a private copy of the buffer after the call */
-  fk_frame frame;
-} arm;
-
 typedef struct grading {
   const fk_grade_options *options;
   fk_case_result *result;
   fk_plan plan;
   fk_context *ref;
-  char *inputs; /* the buffer before the call */
-  arm baseline, candidate;
+  char *inputs;        /* the buffer before the call */
+  fk_rank_call *calls; /* of a collective on several GPUs, else NULL */
+  fk_arm baseline, candidate;
   bool alone; /* no candidate: the second arm is another runner of the baseline */
   uint64_t guards[FK_MAX_ARGS];
   double oracle_seconds;
@@ -66,17 +61,10 @@ static fk_verdict verdict_of(fk_outcome outcome) {
 
 /* ---- One sample ------------------------------------------------------------------------------------------ */
 
-/* Runs one arm on the prepared inputs and copies the answer away. */
-static fk_outcome sample(grading *g, arm *a, bool timed, int64_t *ns) {
+static fk_outcome sample(grading *g, fk_arm *a, uint64_t seed, bool timed, int64_t *ns) {
   int64_t mine = 0;
-  *ns = 0;
-  memcpy(a->session.buffer, g->inputs, g->plan.bytes);
-  fk_outcome outcome = timed || a->session.on_gpu ? fk_session_flush(&a->session) : FK_RAN;
-  if (outcome == FK_RAN) outcome = fk_session_run(&a->session, ns, &mine);
-  if (outcome == FK_RAN) outcome = fk_session_fetch(&a->session);
+  fk_outcome outcome = fk_arm_run(a, g->inputs, seed, timed, ns, &mine);
   if (outcome != FK_RAN) return outcome;
-  memcpy(a->answer, a->session.buffer, g->plan.bytes);
-  fk_plan_frame(&g->plan, a->answer, &a->frame);
   if (a == &g->candidate && timed && g->num_gaps < (int)(sizeof g->gaps / sizeof *g->gaps)) {
     g->gaps[g->num_gaps++] = mine - *ns;
     if (*ns <= 0 || *ns > mine) fail(g, FK_VERDICT_REFUSED, "the reported time is impossible by the grader's clock");
@@ -126,8 +114,7 @@ static void audit_baseline(grading *g) {
 static void audit(grading *g, uint64_t seed, fk_tensor *const *wide) {
   const fk_task *task = g->plan.task;
   char reason[320];
-  if (fk_plan_check_guards(&g->plan, g->candidate.answer, g->guards) != FK_OK)
-    fail(g, FK_VERDICT_WRONG, fk_last_error());
+  if (fk_arm_check_guards(&g->candidate, g->guards) != FK_OK) fail(g, FK_VERDICT_WRONG, fk_last_error());
   for (int i = 0; i < task->num_args; i++) {
     int64_t left = fk_plan_unwritten(&g->plan, g->candidate.answer, i, seed);
     snprintf(reason, sizeof reason, "%s: %lld elements were not written", task->args[i].name, (long long)left);
@@ -169,14 +156,14 @@ static fk_status prepare(grading *g, uint64_t seed) {
   return FK_OK;
 }
 
-static fk_status run_arm(grading *g, arm *a, bool timed, int64_t *ns) {
-  fk_outcome outcome = sample(g, a, timed, ns);
+static fk_status run_arm(grading *g, fk_arm *a, uint64_t seed, bool timed, int64_t *ns) {
+  fk_outcome outcome = sample(g, a, seed, timed, ns);
   if (outcome == FK_RAN) return FK_OK;
   if (a == &g->candidate) {
-    fail(g, outcome == FK_FAILED ? FK_VERDICT_WRONG : verdict_of(outcome), a->session.reason);
+    fail(g, outcome == FK_FAILED ? FK_VERDICT_WRONG : verdict_of(outcome), a->reason);
     return FK_OK;
   }
-  return fk_fail(FK_ERROR_KERNEL, "%s: the baseline failed: %s", g->plan.task->name, a->session.reason);
+  return fk_fail(FK_ERROR_KERNEL, "%s: the baseline failed: %s", g->plan.task->name, a->reason);
 }
 
 /* Both arms on one input, in the given order, and the audit of the candidate's answer. */
@@ -184,10 +171,10 @@ static fk_status run_pair(grading *g, uint64_t seed, bool baseline_first, bool t
                           int64_t *cand) {
   fk_tensor *wide[FK_MAX_ARGS];
   FK_TRY(prepare(g, seed));
-  if (baseline_first) FK_TRY(run_arm(g, &g->baseline, timed, base));
-  FK_TRY(run_arm(g, &g->candidate, timed, cand));
+  if (baseline_first) FK_TRY(run_arm(g, &g->baseline, seed, timed, base));
+  FK_TRY(run_arm(g, &g->candidate, seed, timed, cand));
   if (fk_verdict_failed(g->result->verdict)) return FK_OK;
-  if (!baseline_first) FK_TRY(run_arm(g, &g->baseline, timed, base));
+  if (!baseline_first) FK_TRY(run_arm(g, &g->baseline, seed, timed, base));
   double start = seconds();
   bool whole = oracle && !g->subset;
   fk_status status = whole ? fk_plan_oracle(&g->plan, g->inputs, g->ref, wide) : FK_OK;
@@ -209,7 +196,7 @@ static fk_status run_block(grading *g) {
   if (fk_verdict_failed(r->verdict)) return FK_OK;
   FK_TRY(run_pair(g, r->seeds[n][1], false, true, oracle, &b->baseline[1], &b->candidate[1]));
   if (!fk_verdict_failed(r->verdict)) r->num_blocks++;
-  if (g->baseline.session.on_gpu) fk_cuda_clocks_read(g->options->limits.device_id, &r->clocks);
+  if (g->options->limits.backend == FK_CUDA) fk_cuda_clocks_read(g->options->limits.devices[0], &r->clocks);
   return FK_OK;
 }
 
@@ -241,7 +228,7 @@ static fk_status run_blocks(grading *g) {
     FK_TRY(run_block(g));
   }
   if (fk_verdict_failed(r->verdict)) return FK_OK;
-  snprintf(r->baseline_by, sizeof r->baseline_by, "%s", g->baseline.session.by);
+  snprintf(r->baseline_by, sizeof r->baseline_by, "%s", g->baseline.sessions[0].by);
   r->timing = fk_score_blocks(r->blocks, r->num_blocks, r->seeds[0][0]);
   check_clocks(g);
   if (!fk_verdict_failed(r->verdict)) r->verdict = g->alone ? FK_VERDICT_BASELINE : fk_score_verdict(&r->timing);
@@ -265,22 +252,36 @@ static fk_status measure_costs(grading *g) {
   return FK_OK;
 }
 
+/* One call per rank where the case is a collective's and there are several GPUs. */
+static fk_status divide(grading *g) {
+  int num_ranks = g->options->limits.num_devices;
+  g->result->num_ranks = 1;
+  if (num_ranks < 2 || !fk_task_is_collective(g->plan.task)) return FK_OK;
+  if (fk_case_ranks(g->plan.c) != num_ranks)
+    return fk_fail(FK_ERROR_ARGUMENT, "%s: the case is of %lld ranks, there are %d GPUs", g->plan.task->name,
+                   (long long)fk_case_ranks(g->plan.c), num_ranks);
+  g->calls = calloc((size_t)num_ranks, sizeof *g->calls);
+  if (!g->calls) return fk_fail(FK_ERROR_MEMORY, "%s: no memory to judge a case", g->plan.task->name);
+  for (int i = 0; i < num_ranks; i++) FK_TRY(fk_rank_make(&g->plan, i, &g->calls[i]));
+  g->result->num_ranks = num_ranks;
+  return FK_OK;
+}
+
 static fk_status start_arms(grading *g, const char *object) {
-  if (fk_session_start(&g->baseline.session, &g->plan, NULL, &g->options->limits) != FK_RAN)
-    return fk_fail(FK_ERROR_KERNEL, "%s: the baseline's runner: %s", g->plan.task->name, g->baseline.session.reason);
-  fk_outcome outcome = fk_session_start(&g->candidate.session, &g->plan, object, &g->options->limits);
-  if (outcome != FK_RAN) fail(g, verdict_of(outcome), g->candidate.session.reason);
-  g->result->empty_ns = g->baseline.session.empty_ns;
-  snprintf(g->result->missing, sizeof g->result->missing, "%s", g->candidate.session.missing);
+  const fk_limits *limits = &g->options->limits;
+  if (fk_arm_start(&g->baseline, &g->plan, g->calls, NULL, limits) != FK_RAN)
+    return fk_fail(FK_ERROR_KERNEL, "%s: the baseline's runner: %s", g->plan.task->name, g->baseline.reason);
+  fk_outcome outcome = fk_arm_start(&g->candidate, &g->plan, g->calls, object, limits);
+  if (outcome != FK_RAN) fail(g, verdict_of(outcome), g->candidate.reason);
+  g->result->empty_ns = g->baseline.sessions[0].empty_ns;
+  snprintf(g->result->missing, sizeof g->result->missing, "%s", g->candidate.sessions[0].missing);
   return FK_OK;
 }
 
 static fk_status grade(grading *g, const char *object) {
   size_t bytes = (g->plan.bytes + 64) / 64 * 64;
   g->inputs = aligned_alloc(64, bytes);
-  g->baseline.answer = aligned_alloc(64, bytes);
-  g->candidate.answer = aligned_alloc(64, bytes);
-  if (!g->inputs || !g->baseline.answer || !g->candidate.answer)
+  if (!g->inputs)
     return fk_fail(FK_ERROR_MEMORY, "%s: no memory for a case of %llu bytes", g->plan.task->name,
                    (unsigned long long)g->plan.bytes);
   FK_TRY(measure_costs(g));
@@ -289,6 +290,7 @@ static fk_status grade(grading *g, const char *object) {
     g->subset = calloc(1, sizeof *g->subset);
     if (!g->subset) return fk_fail(FK_ERROR_MEMORY, "%s: no memory to judge a case", g->plan.task->name);
   }
+  FK_TRY(divide(g));
   FK_TRY(start_arms(g, object));
   return fk_verdict_failed(g->result->verdict) ? FK_OK : run_blocks(g);
 }
@@ -303,14 +305,12 @@ fk_status fk_grade_case(const fk_case *c, const char *object, const fk_grade_opt
   g->result = result;
   g->ref = ref;
   g->alone = !object;
-  g->baseline.session.socket = g->candidate.session.socket = -1;
   fk_status status = fk_plan_make(c, &g->plan);
   if (!status) status = grade(g, object);
-  fk_session_end(&g->baseline.session);
-  fk_session_end(&g->candidate.session);
+  fk_arm_end(&g->baseline);
+  fk_arm_end(&g->candidate);
+  free(g->calls);
   free(g->inputs);
-  free(g->baseline.answer);
-  free(g->candidate.answer);
   for (int i = 0; i < 3; i++) free(g->subset_buffers[i]);
   free(g->subset);
   free(g);

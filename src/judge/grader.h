@@ -7,9 +7,9 @@
 #define FK_JUDGE_GRADER_H
 
 #include "device/cuda.h"
+#include "judge/arm.h"
 #include "judge/compare.h"
 #include "judge/score.h"
-#include "judge/session.h"
 
 enum { FK_MAX_ROUNDS = 256, FK_MIN_ROUNDS = 5 };
 
@@ -22,7 +22,7 @@ typedef struct fk_grade_options {
 typedef struct fk_case_result {
   const fk_case *c;
   fk_verdict verdict;
-  char reason[320]; /* of a failure, or a note */
+  char reason[360]; /* of a failure, or a note */
   fk_block blocks[FK_MAX_ROUNDS];
   uint64_t seeds[FK_MAX_ROUNDS][2]; /* of the inputs; secret until the runners are gone */
   int num_blocks;
@@ -34,7 +34,8 @@ typedef struct fk_case_result {
   char missing[232];                  /* of the sandbox */
   char baseline_by[232];              /* what computed the baseline, where there was a choice */
   int64_t empty_ns;                   /* of an empty graph on the GPU: a part of every time */
-  fk_cuda_clocks clocks;              /* of the GPU, read after every block */
+  fk_cuda_clocks clocks;              /* of the first GPU, read after every block */
+  int num_ranks;                      /* GPUs that computed it together */
 } fk_case_result;
 
 /* object: the candidate's shared object, or NULL to time the baseline against itself. ref is a context of the ref

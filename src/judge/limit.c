@@ -24,7 +24,7 @@ static fk_status measure(fk_bench_ceilings *c) {
 static fk_status measure_gpu(const fk_bench *b, fk_bench_ceilings *c) {
   fk_context *ctx;
   fk_cuda_ceilings gpu;
-  fk_context_options options = {.backend = FK_CUDA, .device_id = b->options.limits.device_id};
+  fk_context_options options = {.backend = FK_CUDA, .device_id = b->options.limits.devices[0]};
   FK_TRY(fk_context_create(&options, &ctx));
   fk_status status = fk_cuda_describe(fk_context_cuda(ctx), &c->gpu);
   if (!status) status = fk_measure_cuda(ctx, &gpu);
@@ -56,5 +56,6 @@ fk_status fk_bench_measure(fk_bench *b) {
 double fk_bench_limit_fraction(const fk_bench *b, const fk_case_result *r, double ns) {
   const fk_bench_ceilings *c = &b->ceilings;
   if (c->bytes_per_second <= 0 || c->flops_per_second <= 0 || ns <= 0) return NAN;
-  return 1e9 * fmax(r->bytes / c->bytes_per_second, r->flops / c->flops_per_second) / ns;
+  double all = r->num_ranks > 1 ? r->num_ranks : 1; /* every GPU has such limits */
+  return 1e9 * fmax(r->bytes / c->bytes_per_second, r->flops / c->flops_per_second) / all / ns;
 }

@@ -29,9 +29,13 @@ typedef struct fk_shared_header {
   char candidate[4096]; /* path of a shared object; empty: the built-in baseline */
   int32_t num_args, threads;
   int32_t backend, device_id; /* FK_CPU or FK_CUDA; of cuda: which GPU */
-  uint64_t flush_bytes;       /* walked before each sample */
-  uint64_t memory_bytes;      /* address space limit, 0 = none */
-  uint64_t cpu_seconds;       /* 0 = none */
+  /* Of a collective on several GPUs: this runner is the rank-th of world_size that find each other by `group`, and
+   * argument comm_arg takes the communicator. World_size 1: there is none. */
+  int32_t rank, world_size, comm_arg;
+  char group[128];
+  uint64_t flush_bytes;  /* walked before each sample */
+  uint64_t memory_bytes; /* address space limit, 0 = none */
+  uint64_t cpu_seconds;  /* 0 = none */
   fk_any attributes[FK_MAX_ARGS];
   fk_shared_tensor tensors[FK_MAX_ARGS];
 } fk_shared_header;

@@ -123,6 +123,7 @@ static json_t *case_json(const fk_bench *b, const fk_case_result *r) {
   json_object_set_new(json, "clock_gap_ns", json_integer(r->overhead_ns));
   if (*r->baseline_by) json_object_set_new(json, "baseline_by", json_string(r->baseline_by));
   if (b->options.limits.backend == FK_CUDA) {
+    json_object_set_new(json, "gpus", json_integer(r->num_ranks));
     json_object_set_new(json, "empty_graph_ns", json_integer(r->empty_ns));
     json_object_set_new(json, "clocks", clocks_json(&r->clocks));
   }
@@ -178,6 +179,11 @@ json_t *fk_bench_json(const fk_bench *b) {
   json_object_set_new(limits, "flush_bytes", json_integer((json_int_t)l->flush_bytes));
   json_object_set_new(limits, "device", json_string(fk_backend_name(l->backend)));
   json_object_set_new(limits, "flush", json_string(b->flush_what));
+  if (l->backend == FK_CUDA) {
+    json_t *gpus = json_array();
+    for (int i = 0; i < l->num_devices; i++) json_array_append_new(gpus, json_integer(l->devices[i]));
+    json_object_set_new(limits, "gpus", gpus);
+  }
   json_object_set_new(json, "limits", limits);
   if (b->ceilings.bytes_per_second > 0) json_object_set_new(json, "ceilings", ceilings_json(&b->ceilings));
   json_object_set_new(json, "overall", number(b->overall));

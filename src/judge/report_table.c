@@ -42,6 +42,7 @@ static void case_line(const fk_bench *b, const fk_case_result *r, FILE *out, boo
   double fraction = fk_bench_limit_fraction(b, r, r->timing.candidate_ns);
   if (!isnan(fraction)) fprintf(out, "  %5.1f %% of the limit", 100 * fraction);
   if (r->c->count > 1) fprintf(out, "  x%lld", (long long)r->c->count);
+  if (r->num_ranks > 1) fprintf(out, "  on %d GPUs", r->num_ranks);
   fputc('\n', out);
   if (*r->baseline_by) fprintf(out, "           baseline: %s\n", r->baseline_by);
 }

@@ -54,7 +54,8 @@ static bool map_shared(runner *r) {
   memcpy(&r->header, base, sizeof r->header);
   const fk_shared_header *h = &r->header;
   if (h->magic != FK_SHARED_MAGIC || h->size != (uint64_t)st.st_size || h->buffer > h->size ||
-      h->length > h->size - h->buffer || h->num_args < 0 || h->num_args > FK_MAX_ARGS)
+      h->length > h->size - h->buffer || h->num_args < 0 || h->num_args > FK_MAX_ARGS ||
+      (h->world_size > 1 && (h->comm_arg < 0 || h->comm_arg >= h->num_args)))
     return false;
   r->buffer = base + h->buffer;
   close(FK_RUNNER_MEMORY_FD);
@@ -129,6 +130,17 @@ static int serve(runner *r) {
   }
 }
 
+/* Joins its group too, before the sandbox forbids sockets. */
+static fk_status open_gpu(runner *r) {
+  fk_shared_header *h = &r->header;
+  int64_t comm = 0;
+  if (h->world_size > 1) {
+    FK_TRY(fk_cuda_join(r->ctx->cuda, h->group, h->rank, h->world_size, &comm));
+    h->attributes[h->comm_arg] = fk_any_int(comm);
+  }
+  return fk_runner_gpu_open(r->ctx, h->length, *h->candidate != 0, comm, &r->gpu);
+}
+
 int fk_runner_main(void) {
   static runner r;
   fk_message ready = {.kind = FK_MESSAGE_READY};
@@ -141,8 +153,7 @@ int fk_runner_main(void) {
                                 .unchecked = true};
   r.task = fk_task_find(r.header.task);
   if (!r.task || fk_context_create(&options, &r.ctx) != FK_OK) return refuse(fk_last_error());
-  if (with_gpu && fk_runner_gpu_open(r.ctx, r.header.length, *r.header.candidate != 0, &r.gpu) != FK_OK)
-    return refuse(fk_last_error());
+  if (with_gpu && open_gpu(&r) != FK_OK) return refuse(fk_last_error());
   if (with_gpu) {
     r.header.flush_bytes = 0; /* the GPU's caches are flushed there */
     ready.nanoseconds = fk_runner_gpu_overhead(r.gpu);

@@ -15,17 +15,18 @@ struct fk_runner_gpu {
   uint64_t bytes;
   size_t flush_bytes;
   bool foreign;
+  int64_t comm; /* of the group that computes together, or 0 */
   fk_cuda_graph *graph;
   fk_cuda_timer *timer;
 };
 
-fk_status fk_runner_gpu_open(fk_context *ctx, uint64_t bytes, bool foreign, fk_runner_gpu **out) {
+fk_status fk_runner_gpu_open(fk_context *ctx, uint64_t bytes, bool foreign, int64_t comm, fk_runner_gpu **out) {
   *out = NULL;
   fk_cuda_info info;
   FK_TRY(fk_cuda_describe(ctx->cuda, &info));
   fk_runner_gpu *gpu = calloc(1, sizeof *gpu);
   if (!gpu) return fk_fail(FK_ERROR_MEMORY, "runner: cannot allocate");
-  *gpu = (fk_runner_gpu){.ctx = ctx, .cuda = ctx->cuda, .bytes = bytes, .foreign = foreign};
+  *gpu = (fk_runner_gpu){.ctx = ctx, .cuda = ctx->cuda, .bytes = bytes, .foreign = foreign, .comm = comm};
   gpu->flush_bytes = 3 * info.l2_bytes;
   fk_memory *memory = fk_cuda_memory(gpu->cuda);
   gpu->base = memory->alloc(memory, bytes + 64);
@@ -83,7 +84,8 @@ static fk_status record(fk_runner_gpu *gpu, const fk_task *task, const fk_any *a
     return fk_fail(status, "%s", why);
   }
   if (ended) return fk_fail_in(ended, "what the call queued is no graph");
-  const char *alien = fk_cuda_graph_foreign(graph);
+  /* NCCL marks its own streams by events. */
+  const char *alien = fk_cuda_graph_foreign(graph, gpu->comm != 0);
   if (alien && gpu->foreign) {
     fk_cuda_graph_destroy(graph);
     return fk_fail(FK_ERROR_KERNEL, "the call queued %s: only kernels, memsets and copies within the GPU may be",
@@ -108,6 +110,7 @@ fk_status fk_runner_gpu_run(fk_runner_gpu *gpu, const fk_task *task, const fk_an
   *nanoseconds = 0;
   if (!gpu->graph) FK_TRY(record(gpu, task, args));
   FK_TRY(fk_cuda_read(gpu->cuda, gpu->flush, gpu->flush_bytes));
+  if (gpu->comm) FK_TRY(fk_cuda_barrier(gpu->cuda, gpu->comm));
   FK_TRY(time_graph(gpu, gpu->graph, nanoseconds));
   return fk_cuda_sync(gpu->cuda);
 }

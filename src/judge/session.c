@@ -35,7 +35,8 @@ uint64_t fk_flush_bytes(const char **what) {
 
 /* ---- Starting -------------------------------------------------------------------------------------------- */
 
-static void write_header(fk_shared_header *h, const fk_plan *plan, const char *candidate, const fk_limits *limits) {
+static void write_header(fk_shared_header *h, const fk_plan *plan, const char *candidate, const fk_limits *limits,
+                         const fk_group *group) {
   fk_frame frame;
   fk_plan_frame(plan, NULL, &frame);
   snprintf(h->task, sizeof h->task, "%s", plan->task->name);
@@ -44,7 +45,11 @@ static void write_header(fk_shared_header *h, const fk_plan *plan, const char *c
   h->threads = limits->threads;
   h->flush_bytes = limits->flush_bytes;
   h->backend = (int32_t)limits->backend;
-  h->device_id = limits->device_id;
+  h->device_id = limits->devices[group->rank];
+  h->rank = group->rank;
+  h->world_size = group->world_size;
+  h->comm_arg = group->comm_arg;
+  memcpy(h->group, group->id, sizeof h->group);
   if (limits->memory_bytes) h->memory_bytes = limits->memory_bytes + h->size + limits->flush_bytes;
   /* A backstop behind the wall clock, in case the grader itself is gone. */
   h->cpu_seconds = (uint64_t)(limits->timeout_seconds * (limits->threads > 0 ? limits->threads : 1)) * 100 + 600;
@@ -61,7 +66,8 @@ static void write_header(fk_shared_header *h, const fk_plan *plan, const char *c
   }
 }
 
-static int make_shared(fk_session *s, const fk_plan *plan, const char *candidate, const fk_limits *limits) {
+static int make_shared(fk_session *s, const fk_plan *plan, const char *candidate, const fk_limits *limits,
+                       const fk_group *group) {
   uint64_t buffer = (sizeof(fk_shared_header) + PAGE - 1) / PAGE * PAGE;
   s->size = (buffer + plan->bytes + PAGE) / PAGE * PAGE;
   int fd = memfd_create("fastkernels", MFD_CLOEXEC);
@@ -77,7 +83,7 @@ static int make_shared(fk_session *s, const fk_plan *plan, const char *candidate
   h->size = s->size;
   h->buffer = buffer;
   h->length = plan->bytes;
-  write_header(h, plan, candidate, limits);
+  write_header(h, plan, candidate, limits, group);
   s->buffer = s->shared + buffer;
   return fd;
 }
@@ -94,6 +100,7 @@ static void make_environment(char text[MAX_ENVIRONMENT][512], char *environment[
                                      "CUDA_HOME",
                                      "HOME",
                                      "XDG_CACHE_HOME",
+                                     "NCCL_SOCKET_IFNAME",
                                      "CUDA_VISIBLE_DEVICES",
                                      "NVIDIA_VISIBLE_DEVICES"};
   int n = 0;
@@ -188,33 +195,51 @@ static fk_outcome receive(fk_session *s, fk_message *m, double seconds) {
   return FK_RAN;
 }
 
-/* A runner is stopped whenever it has nothing to do: threads that spin while they wait for more work, or that work on
- * behind an answer, would take the processor from the other side's sample. */
-static void stop(const fk_session *s) {
-  kill(-s->pid, SIGSTOP);
+void fk_session_stop(const fk_session *s) {
+  if (s->pid > 0) kill(-s->pid, SIGSTOP);
 }
 
-static fk_outcome exchange(fk_session *s, uint32_t kind, uint32_t answer, fk_message *m, int64_t *elapsed) {
+fk_outcome fk_session_post(fk_session *s, uint32_t kind) {
   fk_message request = {.kind = kind};
   if (s->pid == 0) return FK_CRASHED;
   if (getrandom(&request.nonce, sizeof request.nonce, 0) != sizeof request.nonce) return FK_CRASHED;
+  s->nonce = request.nonce;
   kill(-s->pid, SIGCONT);
-  int64_t start = now();
-  if (send(s->socket, &request, sizeof request, MSG_NOSIGNAL) != (ssize_t)sizeof request) return died(s);
-  fk_outcome outcome = receive(s, m, s->timeout_seconds);
-  *elapsed = now() - start;
-  if (outcome != FK_RAN) return outcome;
-  stop(s);
-  if (m->kind == answer && m->nonce == request.nonce) return FK_RAN;
-  snprintf(s->reason, sizeof s->reason, "the runner's answer was forged or out of turn");
-  return FK_REFUSED;
+  return send(s->socket, &request, sizeof request, MSG_NOSIGNAL) == (ssize_t)sizeof request ? FK_RAN : died(s);
 }
 
-fk_outcome fk_session_start(fk_session *s, const fk_plan *plan, const char *candidate, const fk_limits *limits) {
+/* The first message: it is loaded, or why not. */
+static fk_outcome greeted(fk_session *s, const fk_message *m) {
+  if (m->kind != FK_MESSAGE_READY) {
+    snprintf(s->reason, sizeof s->reason, "%s", m->text);
+    return FK_REFUSED;
+  }
+  snprintf(s->missing, sizeof s->missing, "%s", m->text);
+  s->empty_ns = m->nanoseconds;
+  return FK_RAN;
+}
+
+fk_outcome fk_session_take(fk_session *s, uint32_t kind, double seconds, fk_message *m) {
+  fk_outcome outcome = receive(s, m, seconds);
+  if (outcome != FK_RAN) return outcome;
+  if (kind == FK_MESSAGE_READY) return greeted(s, m);
+  if (m->kind != kind || m->nonce != s->nonce) {
+    snprintf(s->reason, sizeof s->reason, "the runner's answer was forged or out of turn");
+    return FK_REFUSED;
+  }
+  if (kind != FK_MESSAGE_DONE) return FK_RAN;
+  snprintf(s->by, sizeof s->by, "%s", m->rc == 0 ? m->text : "");
+  if (m->rc == 0) return FK_RAN;
+  snprintf(s->reason, sizeof s->reason, "%s", m->text);
+  fk_session_stop(s);
+  return FK_FAILED;
+}
+
+fk_outcome fk_session_start(fk_session *s, const fk_plan *plan, const char *candidate, const fk_limits *limits,
+                            const fk_group *group) {
   int sockets[2];
-  fk_message m;
   *s = (fk_session){.socket = -1, .timeout_seconds = limits->timeout_seconds, .on_gpu = limits->backend == FK_CUDA};
-  int memory = make_shared(s, plan, candidate, limits);
+  int memory = make_shared(s, plan, candidate, limits, group);
   if (memory < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) != 0) {
     snprintf(s->reason, sizeof s->reason, "cannot make the channel to a runner: %s", strerror(errno));
     if (memory >= 0) close(memory);
@@ -224,50 +249,21 @@ fk_outcome fk_session_start(fk_session *s, const fk_plan *plan, const char *cand
   close(memory);
   close(sockets[1]);
   s->socket = sockets[0];
-  if (error) {
-    snprintf(s->reason, sizeof s->reason, "cannot start a runner: %s", strerror(error));
-    return FK_REFUSED;
-  }
-  fk_outcome outcome = receive(s, &m, limits->timeout_seconds + (s->on_gpu ? 60 : 10)); /* a driver may take long */
-  if (outcome != FK_RAN) return outcome;
-  if (m.kind == FK_MESSAGE_READY) {
-    snprintf(s->missing, sizeof s->missing, "%s", m.text);
-    s->empty_ns = m.nanoseconds;
-    stop(s);
-    return FK_RAN;
-  }
-  snprintf(s->reason, sizeof s->reason, "%s", m.text);
+  if (!error) return FK_RAN;
+  snprintf(s->reason, sizeof s->reason, "cannot start a runner: %s", strerror(error));
   return FK_REFUSED;
 }
 
-fk_outcome fk_session_flush(fk_session *s) {
-  fk_message m;
-  int64_t elapsed;
-  return exchange(s, FK_MESSAGE_FLUSH, FK_MESSAGE_FLUSH, &m, &elapsed);
-}
-
-fk_outcome fk_session_fetch(fk_session *s) {
-  fk_message m;
-  int64_t elapsed;
-  return s->on_gpu ? exchange(s, FK_MESSAGE_FETCH, FK_MESSAGE_FETCH, &m, &elapsed) : FK_RAN;
-}
-
-fk_outcome fk_session_run(fk_session *s, int64_t *runner_ns, int64_t *grader_ns) {
-  fk_message m;
-  fk_outcome outcome = exchange(s, FK_MESSAGE_RUN, FK_MESSAGE_DONE, &m, grader_ns);
-  if (outcome != FK_RAN) return outcome;
-  *runner_ns = m.nanoseconds;
-  snprintf(s->by, sizeof s->by, "%s", m.rc == 0 ? m.text : "");
-  if (m.rc == 0) return FK_RAN;
-  snprintf(s->reason, sizeof s->reason, "%s", m.text);
-  return FK_FAILED;
-}
-
-void fk_session_end(fk_session *s) {
+void fk_session_kill(fk_session *s) {
   if (s->pid > 0) {
     kill(-s->pid, SIGKILL);
     waitpid(s->pid, NULL, 0);
   }
+  s->pid = 0;
+}
+
+void fk_session_end(fk_session *s) {
+  fk_session_kill(s);
   if (s->socket >= 0) close(s->socket);
   if (s->shared) munmap(s->shared, s->size);
   *s = (fk_session){.socket = -1};

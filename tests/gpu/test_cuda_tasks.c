@@ -41,8 +41,8 @@ static fk_status replay(const fk_plan *plan, const void *inputs, char *base, con
   FK_TRY(fk_cuda_graph_begin(cuda));
   fk_status status = fk_call_task(g.cuda, plan->task, frame->args, plan->task->num_args);
   fk_status ended = fk_cuda_graph_end(cuda, &graph);
-  if (!status && !ended && fk_cuda_graph_foreign(graph))
-    ended = fk_fail(FK_ERROR_KERNEL, "the graph holds %s", fk_cuda_graph_foreign(graph));
+  if (!status && !ended && fk_cuda_graph_foreign(graph, false))
+    ended = fk_fail(FK_ERROR_KERNEL, "the graph holds %s", fk_cuda_graph_foreign(graph, false));
   /* Twice: what the first run leaves behind (counters, scratch) must not show in the second. */
   for (int k = 0; k < 2 && !status && !ended; k++) {
     status = fk_cuda_upload(cuda, base, inputs, plan->bytes);

@@ -7,7 +7,8 @@ struct fk_cuda_graph {
   cudaGraph_t graph;
   cudaGraphExec_t exec;
   int num_nodes;
-  const char *foreign;
+  const char *foreign; /* but events */
+  bool has_events;
 };
 
 /* Relaxed: the first call of a shape may still allocate a chunk of its arena, which is no part of the recording. */
@@ -18,7 +19,7 @@ fk_status fk_cuda_graph_begin(fk_cuda *cuda) {
   return FK_OK;
 }
 
-static const char *foreign_kind(cudaGraphNode_t node) {
+static const char *foreign_kind(cudaGraphNode_t node, bool *event) {
   enum cudaGraphNodeType type;
   struct cudaMemcpy3DParms copy;
   if (cudaGraphNodeGetType(node, &type) != cudaSuccess) return "a node of unknown type";
@@ -40,8 +41,12 @@ static const char *foreign_kind(cudaGraphNode_t node) {
     case cudaGraphNodeTypeMemAlloc:
     case cudaGraphNodeTypeMemFree:
       return "a memory allocation";
+    case cudaGraphNodeTypeEventRecord:
+    case cudaGraphNodeTypeWaitEvent:
+      *event = true;
+      return NULL;
     default:
-      return "an event, a semaphore or a child graph";
+      return "a semaphore or a child graph";
   }
 }
 
@@ -51,7 +56,8 @@ static fk_status inspect(fk_cuda_graph *graph) {
   cudaGraphNode_t *nodes = malloc((count + 1) * sizeof(cudaGraphNode_t));
   if (!nodes) return fk_fail(FK_ERROR_MEMORY, "cuda: cannot allocate");
   cudaError_t error = count ? cudaGraphGetNodes(graph->graph, nodes, &count) : cudaSuccess;
-  for (size_t i = 0; !error && i < count && !graph->foreign; i++) graph->foreign = foreign_kind(nodes[i]);
+  for (size_t i = 0; !error && i < count && !graph->foreign; i++)
+    graph->foreign = foreign_kind(nodes[i], &graph->has_events);
   free(nodes);
   graph->num_nodes = (int)count;
   FK_CUDA_TRY(error);
@@ -92,8 +98,8 @@ int fk_cuda_graph_nodes(const fk_cuda_graph *graph) {
   return graph->num_nodes;
 }
 
-const char *fk_cuda_graph_foreign(const fk_cuda_graph *graph) {
-  return graph->foreign;
+const char *fk_cuda_graph_foreign(const fk_cuda_graph *graph, bool events_allowed) {
+  return graph->has_events && !events_allowed && !graph->foreign ? "an event" : graph->foreign;
 }
 
 void fk_cuda_graph_destroy(fk_cuda_graph *graph) {
