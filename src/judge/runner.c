@@ -162,7 +162,8 @@ int fk_runner_main(void) {
   if (!r.flush) return refuse("runner: no memory for the cache walk");
   memset(r.flush, 1, r.header.flush_bytes + 64);
   walk(&r); /* also starts the threads */
-  fk_sandbox_enter(r.header.memory_bytes, r.header.cpu_seconds, with_gpu, ready.text, sizeof ready.text);
+  fk_sandbox_enter(r.header.memory_bytes, r.header.cpu_seconds, with_gpu, r.header.world_size > 1, ready.text,
+                   sizeof ready.text);
   /* Its constructors run in here, so the sandbox comes first. */
   if (*r.header.candidate && fk_override(r.ctx, r.header.task, r.header.candidate) != FK_OK)
     return refuse(fk_last_error());

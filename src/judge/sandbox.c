@@ -160,7 +160,18 @@ static void on_call_other(program *p, int number, uint32_t value) {
   emit(p, (struct sock_filter)RETURN(SECCOMP_RET_ALLOW));
 }
 
-static int install_filter(bool with_gpu) {
+/* send(), which is sendto without an address, on sockets that are connected already; sendto is forbidden otherwise. */
+static void allow_send(program *p) {
+  emit(p, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)SYS_sendto, 0, 6));
+  emit(p, (struct sock_filter)LOAD_ARG(4));
+  emit(p, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 3));
+  emit(p, (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offsetof(struct seccomp_data, args) + 36));
+  emit(p, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1));
+  emit(p, (struct sock_filter)RETURN(SECCOMP_RET_ALLOW));
+  emit(p, (struct sock_filter)RETURN(SECCOMP_KILL));
+}
+
+static int install_filter(bool with_gpu, bool with_peers) {
   const uint32_t writing = O_WRONLY | O_RDWR | O_CREAT | O_TRUNC | O_APPEND;
   const uint32_t refuse = SECCOMP_RET_ERRNO | ENOSYS;
   const uint32_t on_writing = with_gpu ? SECCOMP_RET_ERRNO | EACCES : SECCOMP_KILL;
@@ -175,6 +186,7 @@ static int install_filter(bool with_gpu) {
   emit(&p, (struct sock_filter)RETURN(SECCOMP_KILL));
   on_call_bits(&p, SYS_open, 1, writing, true, on_writing);
 #endif
+  if (with_peers) allow_send(&p);
   for (size_t i = 0; i < sizeof forbidden / sizeof *forbidden; i++)
     on_call(&p, forbidden[i], with_gpu && is_file_call(forbidden[i]) ? SECCOMP_RET_ERRNO | EACCES : SECCOMP_KILL);
   /* Their arguments lie in memory, where a filter cannot look: the C library falls back to clone and openat. */
@@ -203,7 +215,8 @@ static void limit(int resource, uint64_t value, const char *name, char *missing,
   if (setrlimit(resource, &r) != 0) add(missing, size, name);
 }
 
-void fk_sandbox_enter(uint64_t memory_bytes, uint64_t cpu_seconds, bool with_gpu, char *missing, size_t size) {
+void fk_sandbox_enter(uint64_t memory_bytes, uint64_t cpu_seconds, bool with_gpu, bool with_peers, char *missing,
+                      size_t size) {
   *missing = '\0';
   limit(RLIMIT_CORE, 0, "core limit", missing, size);
   limit(RLIMIT_FSIZE, 0, "file size limit", missing, size);
@@ -219,5 +232,5 @@ void fk_sandbox_enter(uint64_t memory_bytes, uint64_t cpu_seconds, bool with_gpu
 #endif
   if (prctl(PR_SET_DUMPABLE, 0) != 0) add(missing, size, "not dumpable");
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) add(missing, size, "no new privileges");
-  if (install_filter(with_gpu) != 0) add(missing, size, "system call filter");
+  if (install_filter(with_gpu, with_peers) != 0) add(missing, size, "system call filter");
 }

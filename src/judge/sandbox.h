@@ -13,7 +13,9 @@
 
 /* Enters the sandbox. What the kernel refuses is written to missing ("" when all holds), comma-separated. with_gpu: the
  * process holds a CUDA context, whose driver reserves terabytes of addresses (no limit on them then) and may try to
- * open devices and files for writing (refused with an error then, not by death). */
-void fk_sandbox_enter(uint64_t memory_bytes, uint64_t cpu_seconds, bool with_gpu, char *missing, size_t size);
+ * open devices and files for writing (refused with an error then, not by death). with_peers: it computes with other
+ * processes, over sockets that are connected by now; it may send on those. */
+void fk_sandbox_enter(uint64_t memory_bytes, uint64_t cpu_seconds, bool with_gpu, bool with_peers, char *missing,
+                      size_t size);
 
 #endif
