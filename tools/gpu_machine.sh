@@ -65,8 +65,11 @@ models() {
 }
 
 peers() {
-  python3 benchmarks/peers.py --compile --budget 150 --json "$out/peers.json" >"$out/peers.log" 2>&1
+  python3 benchmarks/peers.py --compile --budget 120 --json "$out/peers.json" >"$out/peers.log" 2>&1
   tail -n 3 "$out/peers.log"
+  local ours=()
+  [ -f "$out/models.json" ] && ours=(--ours "$out/models.json")
+  timeout 200 python3 benchmarks/peers_models.py "${ours[@]}" --json "$out/peers_models.json" 2>"$out/peers_models.log"
 }
 
 # Every tool over every task and every own matrix kernel, many at a time: the tools keep processors busy more than the GPU.
